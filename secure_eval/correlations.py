@@ -1,0 +1,175 @@
+"""Correlated randomness from a dealer: what is dealt, how it is expanded, and that it is used once.
+
+A correlation is a frozen description (shapes and public parameters). Its fields are secret shared between two parties, in the
+group of addition modulo 2^(width of the dtype) or of XOR. Random fields come from both parties' seeds, so nothing is sent;
+of a derived field party 0's share comes from its seed and party 1's is sent by the dealer. Which correlations a query needs, and
+in which order, is recorded by running the party on meta tensors: there is no second list of what an operation consumes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secure_eval.randomness import MetaStream, Stream
+from secure_eval.transport import TensorSpec
+
+Fields = dict[str, Tensor]
+_FIELDS_PER_CORRELATION = 64
+_CORRELATIONS_PER_QUERY = 1 << 32
+
+
+class CorrelationReuse(RuntimeError):
+    """Correlated randomness was asked for that is not there: used already, or dealt for another operation."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One shared tensor of a correlation."""
+
+    name: str
+    spec: TensorSpec
+    xor: bool = False
+
+
+class Correlation(ABC):
+    """Base of the frozen dataclasses that describe one kind of correlated randomness each."""
+
+    @abstractmethod
+    def random(self) -> Sequence[Field]:
+        """Fields that are uniform."""
+
+    def derived(self) -> Sequence[Field]:
+        """Fields that the dealer computes from uniform ones."""
+        return ()
+
+    def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """The derived fields in the clear, from this correlation's random fields and other correlations' (by their reference)."""
+        return {}
+
+    def references(self) -> Sequence[object]:
+        """The other correlations that `derive` looks at: numbers in the plan, or names of weights."""
+        return ()
+
+
+def combine(field: Field, a: Tensor, b: Tensor) -> Tensor:
+    return a ^ b if field.xor else a + b
+
+
+def difference(field: Field, value: Tensor, share: Tensor) -> Tensor:
+    return value ^ share if field.xor else value - share
+
+
+def stream_index(query: int, number: int, field: int) -> int:
+    """Index in a stream of one field of one correlation of one query: distinct for each."""
+    if not (0 <= number < _CORRELATIONS_PER_QUERY and 0 <= field < _FIELDS_PER_CORRELATION):
+        raise ValueError(f"correlation {number}, field {field} is out of range")
+    return (query * _CORRELATIONS_PER_QUERY + number) * _FIELDS_PER_CORRELATION + field
+
+
+def expand(correlation: Correlation, party: int, stream: Stream, query: int, number: int, device: torch.device | str) -> Fields:
+    """What a party expands by itself: all its shares at party 0, those of the random fields at party 1."""
+    own = list(correlation.random()) + (list(correlation.derived()) if party == 0 else [])
+    return {f.name: stream.tensor(stream_index(query, number, i), f.spec.shape, f.spec.dtype, device) for i, f in enumerate(own)}
+
+
+class Source(ABC):
+    """Where a party's protocol takes its correlations from, in the order of the plan."""
+
+    @abstractmethod
+    def next(self, correlation: Correlation) -> tuple[int, Fields]:
+        """The number and this party's shares of the next correlation, which has to be the one asked for."""
+
+
+class Recorder(Source):
+    """Writes down what is asked for, and hands out meta tensors: makes the plan."""
+
+    def __init__(self) -> None:
+        self.plan: list[Correlation] = []
+        self.stream = MetaStream("recorder")
+
+    def next(self, correlation: Correlation) -> tuple[int, Fields]:
+        self.plan.append(correlation)
+        fields = [*correlation.random(), *correlation.derived()]
+        return len(self.plan) - 1, {f.name: torch.empty(f.spec.shape, dtype=f.spec.dtype, device="meta") for f in fields}
+
+
+class Store(Source):
+    """Correlations of one query, each handed out once."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[Correlation, Fields] | None] = []
+        self._position = 0
+
+    def put(self, correlation: Correlation, fields: Fields) -> None:
+        self._items.append((correlation, fields))
+
+    def peek(self, number: int) -> Fields:
+        """Fields of a correlation that is still stored (for local work of the offline phase)."""
+        item = self._items[number]
+        if item is None:
+            raise CorrelationReuse(f"correlation {number} was used already")
+        return item[1]
+
+    def next(self, correlation: Correlation) -> tuple[int, Fields]:
+        number = self._position
+        if number >= len(self._items) or self._items[number] is None:
+            raise CorrelationReuse(f"no unused correlation is left for {correlation}: each query needs its own offline phase")
+        item = self._items[number]
+        assert item is not None
+        if item[0] != correlation:
+            raise CorrelationReuse(f"correlation {number} was dealt for {item[0]}, not for {correlation}")
+        self._items[number] = None
+        self._position += 1
+        return number, item[1]
+
+
+class Dealing:
+    """The dealer's side: computes, correlation by correlation, what has to be sent to party 1.
+
+    Args:
+        streams: the streams whose seeds the dealer shares with party 0 and party 1.
+        weights: random fields of the weights' fixed masks in the clear, by weight name.
+    """
+
+    def __init__(self, streams: tuple[Stream, Stream], weights: Mapping[str, Mapping[str, Tensor]], device: torch.device | str):
+        self._streams, self._weights, self._device = streams, weights, device
+
+    def deal(self, plan: Sequence[Correlation], query: int) -> Iterator[list[Tensor]]:
+        """For each correlation of the plan the tensors for party 1 (none where all fields are random)."""
+        last: dict[object, int] = {}
+        for number, correlation in enumerate(plan):
+            for reference in correlation.references():
+                last[reference] = number
+        clear: dict[object, Mapping[str, Tensor]] = {}
+
+        def look_up(reference: object) -> Mapping[str, Tensor]:
+            return self._weights[reference] if isinstance(reference, str) else clear[reference]
+
+        for number, correlation in enumerate(plan):
+            own = self.random(correlation, query, number)
+            derived = correlation.derive(own, look_up)
+            offset = len(correlation.random())
+            messages = []
+            for i, f in enumerate(correlation.derived()):
+                share = self._streams[0].tensor(stream_index(query, number, offset + i), f.spec.shape, f.spec.dtype, self._device)
+                messages.append(difference(f, derived[f.name], share))
+            if number in last:
+                clear[number] = own
+            for reference in correlation.references():
+                if last[reference] == number:
+                    clear.pop(reference, None)
+            yield messages
+
+    def random(self, correlation: Correlation, query: int, number: int) -> dict[str, Tensor]:
+        """The random fields of a correlation in the clear."""
+        values = {}
+        for i, f in enumerate(correlation.random()):
+            index = stream_index(query, number, i)
+            a, b = (s.tensor(index, f.spec.shape, f.spec.dtype, self._device) for s in self._streams)
+            values[f.name] = combine(f, a, b)
+        return values

@@ -1,0 +1,1 @@
+"""Nonlinear functions over the primitives of a protocol, one a file."""

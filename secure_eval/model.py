@@ -1,0 +1,162 @@
+"""compile(model) -> SecureModel: called like the model, run by the roles of a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secure_eval import protocols
+from secure_eval.capture import PUBLIC_INPUTS, capture
+from secure_eval.counting import count
+from secure_eval.launch import Launcher, Threads
+from secure_eval.measurement import Measurement
+from secure_eval.processes import Processes
+from secure_eval.program import Program
+from secure_eval.protocols.base import Protocol
+from secure_eval.roles import Plan
+
+PARTIES = ("threads", "processes")
+
+
+class InputError(ValueError):
+    """A query's inputs are not those that the program was captured for."""
+
+
+class SecureModel:
+    """A model under secure computation. Call it with the model's inputs; outputs are revealed to the caller only.
+
+    `measurement` is that of set-up and of the last offline and online phase. Use as a context manager, or `close()` it: parties are
+    threads or processes that wait for queries.
+    """
+
+    def __init__(self, program: Program, protocol: type[Protocol], launcher: Launcher, plan: Plan, fraction_bits: int):
+        self.program, self.protocol, self.fraction_bits = program, protocol, fraction_bits
+        self._launcher, self._plan = launcher, plan
+        self._ready = 0
+        launcher.setup(program, plan)
+        self.measurement: Measurement = launcher.measurement(program)
+
+    def offline(self, queries: int = 1) -> None:
+        """Prepares correlated randomness for `queries` more queries; a call does it itself where none is left."""
+        for _ in range(queries):
+            self._launcher.offline()
+            self._ready += 1
+        self.measurement = self._launcher.measurement(self.program)
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Any:
+        """Runs one query; same output type as the model's, in floating point.
+
+        Raises InputError where inputs are missing, unknown, or of another shape or dtype than the example's.
+        """
+        inputs = self._inputs(args, kwargs)
+        if not self._ready:
+            self.offline()
+        self._ready -= 1
+        outputs = self._launcher.online(inputs)
+        self.measurement = self._launcher.measurement(self.program)
+        return self.program.restore(outputs) if self.program.restore else outputs
+
+    def _inputs(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = self.program.inputs
+        if len(args) > len(names):
+            raise InputError(f"{len(args)} positional inputs; the program has {len(names)}: {', '.join(names)}")
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        if set(inputs) != set(names):
+            missing, unknown = sorted(set(names) - set(inputs)), sorted(set(inputs) - set(names))
+            raise InputError(f"inputs missing: {missing or 'none'}; unknown: {unknown or 'none'}; the program takes {', '.join(names)}")
+        for name, value in inputs.items():
+            node = self.program[name]
+            if tuple(value.shape) != node.shape or value.dtype != node.dtype:
+                raise InputError(
+                    f"input {name!r} is {value.dtype} {tuple(value.shape)}; the program was captured for {node.dtype} {node.shape}"
+                )
+        return inputs
+
+    def predicted(self) -> Measurement:
+        """The same counts, from the counting run."""
+        return count(self.program, self.protocol, self.fraction_bits, self._plan)
+
+    def close(self) -> None:
+        """Ends the parties. Safe to call twice."""
+        self._launcher.close()
+
+    def __enter__(self) -> SecureModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def compile(
+    model: nn.Module | Program,
+    example_inputs: Sequence[Tensor] | Mapping[str, Tensor] | None = None,
+    protocol: str = "dealer2pc",
+    parties: str = "threads",
+    *,
+    public: Sequence[str] = PUBLIC_INPUTS,
+    embedding: str = "client",
+    fraction_bits: int = 16,
+    device: torch.device | str = "cpu",
+) -> SecureModel:
+    """Captures a model, starts the roles of a protocol and shares the weights.
+
+    Args:
+        model: a module in eval mode, or a captured program.
+        example_inputs: inputs of exactly the shapes of later calls; not needed for a program.
+        protocol: a name from `protocols.names()`.
+        parties: "threads" of this process, for tests; or "processes" of this machine, linked by mutually authenticated TLS.
+        public, embedding: see `capture`.
+        fraction_bits: fraction bits of inputs, weights and truncated values, 8 to 20.
+        device: where shares live ("processes": "cpu" only).
+
+    Raises:
+        UnsupportedOperations, UnknownProtocol, ValueError.
+    """
+    cls = protocols.get(protocol)
+    if parties not in PARTIES:
+        raise ValueError(f"parties={parties!r}; allowed: {', '.join(PARTIES)}")
+    if not 8 <= fraction_bits <= 20:
+        raise ValueError(f"fraction_bits={fraction_bits}; allowed: 8 to 20")
+    if isinstance(model, Program):
+        program = model
+    elif example_inputs is None:
+        raise ValueError("a module needs example_inputs: the shapes of the program are those of the example")
+    else:
+        program = capture(model, example_inputs, public=public, embedding=embedding)
+    plan = Plan(program, cls, fraction_bits)
+    launcher: Launcher
+    if parties == "threads":
+        launcher = Threads(cls, fraction_bits, device)
+    else:
+        launcher = Processes(cls, fraction_bits)
+    try:
+        return SecureModel(program, cls, launcher, plan, fraction_bits)
+    except BaseException:
+        launcher.close()
+        raise
+
+
+class _Function(nn.Module):
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
+
+
+def run(function: Callable[..., Any], *tensors: Tensor, protocol: str = "dealer2pc", public: Sequence[int] = ()) -> Any:
+    """Any torch function of tensors, run securely in threads: secret in (but for positions in `public`), revealed out."""
+    module = _Function(function).eval()
+    names = [n.name for n in capture_inputs(module, tensors)]
+    with compile(module, tensors, protocol, public=[names[i] for i in public]) as secure:
+        return secure(*tensors)
+
+
+def capture_inputs(module: nn.Module, tensors: Sequence[Tensor]) -> list[Any]:
+    """Input nodes of a module's program, in order."""
+    program = capture(module, tensors)
+    return [program[name] for name in program.inputs]

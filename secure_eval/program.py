@@ -1,0 +1,192 @@
+"""A secure program: a closed set of operations in execution order, each value with the level of who may know it.
+
+Levels: `constant` (part of the architecture, known to all), `public` (a public input and what follows from it), `client` (known to the
+data owner alone, in the clear), `owner` (known to the model owner alone), `secret` (known to nobody: shared between the parties).
+Values below `secret` are computed in the clear, by torch, by whoever knows them: so weights are transposed or scaled by the model
+owner, once, before they are shared, and a client looks up embeddings itself where the table is public to it.
+
+Grammar of a node:   name: level dtype[shape] = op(arguments)      @ site
+    input                     an input of the model (client or public)
+    parameter                 a tensor of the model owner's
+    constant                  a tensor stored with the program
+    aten::...                 any torch operation, in the clear
+    share_input, share_weight from client, owner to secret
+    the secret operations     SECRET_OPERATIONS below, checked by spec.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEVELS = ("constant", "public", "client", "owner", "secret")
+
+SECRET_OPERATIONS: dict[str, str] = {
+    "share_input": "x: shares a client value",
+    "share_weight": "x: shares a model owner's value",
+    "view": "target, x, ...: a rearrangement of elements or a sum over dimensions, by the torch operation named",
+    "cat": "target, [x...], dim: aten.cat or aten.stack",
+    "take": "table, index: rows of a secret table at public indices",
+    "add": "x, y",
+    "sub": "x, y",
+    "neg": "x",
+    "mul": "x, y",
+    "square": "x",
+    "power": "x, n: n a power of two",
+    "matmul": "x, y",
+    "linear": "x, weight, bias or None: x @ weight^T + bias",
+    "relu": "x",
+    "gelu": "x, approximate",
+    "tanh": "x",
+    "reciprocal": "x, low, high: for low <= x <= high",
+    "rsqrt": "x, low, high",
+    "softmax_numerator": "x, mask or None, dim: exp(x - max), zero where masked",
+    "layer_norm": "x, dims, weight or None, bias or None, eps",
+    "amax": "x, dim, keepdim",
+    "less": "x, y: the bit [x < y] as 0 or 1",
+    "where": "c, x, y: c a secret bit of `less`, or a public bool",
+}
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A node's value, as an argument."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. `integral`: a clear value that only takes integer values (masks), so that scaling by it is exact."""
+
+    name: str
+    op: str
+    args: tuple[Any, ...]
+    level: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    site: str = ""
+    integral: bool = False
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        arguments = ", ".join([*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs)])
+        kind = str(self.dtype).removeprefix("torch.")
+        return f"{self.name}: {self.level} {kind}{list(self.shape)} = {self.op}({arguments})" + (f"    @ {self.site}" if self.site else "")
+
+    def references(self) -> Iterator[str]:
+        yield from _references(self.args)
+        yield from _references([v for _, v in self.kwargs])
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Ref):
+        yield value.name
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _references(v)
+
+
+def substitute(value: Any, change: Callable[[Ref], Any]) -> Any:
+    """`value` with every Ref in it replaced by change(ref)."""
+    if isinstance(value, Ref):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(substitute(v, change) for v in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Program:
+    """Nodes in an order in which each follows its arguments, and the names of what goes in and comes out.
+
+    `parameters` maps parameter nodes to tensors: the model owner's part, which is not serialised with the program.
+    `restore` rebuilds the model's own output type from the flat outputs (only where the model was captured in this process).
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[Any, ...]
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    restore: Callable[[list[Any]], Any] | None = field(default=None, compare=False)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.by_name[name]
+
+    @property
+    def by_name(self) -> dict[str, Node]:
+        return {n.name: n for n in self.nodes}
+
+    def users(self) -> dict[str, list[Node]]:
+        """For each value the nodes that use it."""
+        result: dict[str, list[Node]] = {n.name: [] for n in self.nodes}
+        for n in self.nodes:
+            for r in dict.fromkeys(n.references()):
+                result[r].append(n)
+        return result
+
+    def with_nodes(self, nodes: list[Node]) -> Program:
+        return replace(self, nodes=tuple(nodes))
+
+    def __str__(self) -> str:
+        return "\n".join(repr(n) for n in self.nodes) + f"\nreturn {', '.join(map(repr, self.outputs))}"
+
+    def to_json(self) -> str:
+        """The program without tensors: what parties and dealer need besides the constants."""
+        return json.dumps(
+            {
+                "nodes": [
+                    [n.name, n.op, _pack(n.args), n.level, list(n.shape), _dtype_name(n.dtype), n.site, n.integral, _pack(n.kwargs)]
+                    for n in self.nodes
+                ],
+                "inputs": list(self.inputs),
+                "outputs": _pack(self.outputs),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str, constants: Mapping[str, Tensor]) -> Program:
+        data = json.loads(text)
+        nodes = tuple(
+            Node(name, op, tuple(_unpack(args)), level, tuple(shape), getattr(torch, dtype), site, integral, tuple(map(tuple, _unpack(kwargs))))
+            for name, op, args, level, shape, dtype, site, integral, kwargs in data["nodes"]
+        )
+        return cls(nodes, tuple(data["inputs"]), tuple(_unpack(data["outputs"])), constants)
+
+    def key(self) -> str:
+        """A hash of everything that determines the program's cost: structure and shapes, not the values of constants."""
+        return hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return {"ref": value.name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": _dtype_name(value)}
+    if isinstance(value, (list, tuple)):
+        return [_pack(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a program cannot hold {value!r}")
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Ref(value["ref"]) if "ref" in value else getattr(torch, value["dtype"])
+    if isinstance(value, list):
+        return [_unpack(v) for v in value]
+    return value
