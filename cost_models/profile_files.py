@@ -90,10 +90,20 @@ def _checked(cls: type[P], path: Path, data: dict[str, Any]) -> P:
         raise ProfileError(f"{path}: unknown field {unknown[0]!r}; allowed: {', '.join(known)}")
     for name, f in known.items():
         if f.type == "float" and name in data:
-            value = data[name]
+            value = data[name] = _number(data[name])
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (value == 0 and name.endswith("per_s")):
                 raise ProfileError(f"{path}: {name} is {value!r}; allowed: a positive number")
     try:
         return cls(**data)
     except TypeError as error:
         raise ProfileError(f"{path}: {error}; needed: {', '.join(known)}") from None
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e9 as a text: people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -72,6 +72,7 @@ class Engine:
 
     def __init__(self, program: Program, weights: Mapping[str, Secret], clear: Mapping[str, Any], device: torch.device):
         self._program, self._weights, self._clear, self._device = program, weights, clear, device
+        self._integral = {n.name for n in program.nodes if n.integral}
         self._uses = {name: len(users) for name, users in program.users().items()}
         for output in program.outputs:
             if isinstance(output, Ref):
@@ -98,7 +99,11 @@ class Engine:
             return await tasks[value.name]
         if value.name in inputs:
             return inputs[value.name]
-        return self._weights[value.name] if value.name in self._weights else clear[value.name]
+        if value.name in self._weights:
+            return self._weights[value.name]
+        found = clear[value.name]
+        # A mask that was cast to floating point still scales exactly, without fraction bits of its own.
+        return found.to(ring.DTYPE) if value.name in self._integral and isinstance(found, Tensor) and found.is_floating_point() else found
 
     async def _node(self, p: Protocol, node: Node, clear: Mapping[str, Any], inputs: Mapping[str, Secret], tasks: Mapping[str, Task[Any]], uses: dict[str, int]) -> Any:
         args = [await self._value(a, clear, inputs, tasks) for a in node.args]

@@ -65,13 +65,13 @@ class _Rewriter:
         self.program = replace(self.program, outputs=outputs)
 
     def commit(self) -> None:
-        """Puts insertions in place and recomputes who uses what."""
+        """Puts insertions in place, drops what no longer has a use, and recomputes who uses what."""
         ordered: dict[str, Node] = {}
         for name, node in self.nodes.items():
             for inserted in self.before.pop(name, []):
                 ordered[inserted.name] = inserted
             ordered[name] = node
-        self.nodes = ordered
+        self.nodes = {n.name: n for n in remove_unused(replace(self.program, nodes=tuple(ordered.values()))).nodes}
         self.refresh()
 
     def finish(self) -> Program:
@@ -82,9 +82,9 @@ class _Rewriter:
 def push_scales_into_weights(program: Program) -> Program:
     """c * f(linear(x, W, b)) becomes f(linear(x, cW, cb)) where f is made of views and matmuls: attention's 1/sqrt(d) costs nothing."""
     rw = _Rewriter(program)
-    for node in program.nodes:
-        node = rw.nodes[node.name]
-        if node.op != "mul" or node.level != "secret":
+    for name in [n.name for n in program.nodes if n.op == "mul" and n.level == "secret"]:
+        node = rw.nodes.get(name)
+        if node is None:
             continue
         for x, c in (node.args, node.args[::-1]):
             if isinstance(c, (int, float)) and isinstance(x, Ref):
@@ -94,7 +94,41 @@ def push_scales_into_weights(program: Program) -> Program:
                     rw.bypass(node, x)
                     rw.commit()
                 break
+            if isinstance(x, Ref) and isinstance(c, Ref) and _scale_heads(rw, node, x, rw.nodes[c.name]):
+                break
     return rw.finish()
+
+
+def _scale_heads(rw: _Rewriter, node: Node, x: Ref, factor: Node) -> bool:
+    """The same for one public factor per attention head (shape [heads, 1, 1]) on the scores q @ k^T: it scales the rows of q's weight."""
+    product = rw.get(x)
+    if product is None or product.op != "matmul" or not rw.single(product) or factor.level != "constant":
+        return False
+    moved = rw.get(product.args[0])
+    split = rw.get(moved.args[1]) if moved is not None and moved.op == "view" else None
+    if moved is None or split is None or moved.args[0] != "aten.transpose.int" or list(moved.args[2:]) != [1, 2] or split.op != "view":
+        return False
+    linear = rw.get(split.args[1])
+    if linear is None or linear.op != "linear" or not all(map(rw.single, (moved, split, linear))) or len(split.shape) != 4:
+        return False
+    heads, width = split.shape[2:]
+    weight, bias = rw.weight(linear.args[1]), rw.weight(linear.args[2])
+    if factor.shape != (heads, 1, 1) or linear.shape[-1] != heads * width or weight is None or (linear.args[2] is not None and bias is None):
+        return False
+    rw.counter += 1
+    flat = Node(f"{linear.name}_heads{rw.counter}", "aten::aten.reshape.default", (Ref(factor.name), [heads]), "constant", (heads,))
+    rows = Node(f"{flat.name}_rows", "aten::aten.repeat_interleave.self_int", (Ref(flat.name), width), "constant", (heads * width,))
+    column = Node(f"{flat.name}_column", "aten::aten.reshape.default", (Ref(rows.name), [heads * width, 1]), "constant", (heads * width, 1))
+    rw.before.setdefault(linear.name, []).extend([flat, rows, column])
+    scaled = rw.owner_op(linear, "aten.mul.Tensor", (weight.args[0], Ref(column.name)), weight.shape)
+    shift = linear.args[2] if bias is None else rw.owner_op(linear, "aten.mul.Tensor", (bias.args[0], Ref(rows.name)), bias.shape)
+    rw.change(linear, args=(linear.args[0], scaled, shift))
+    rw.bypass(node, x)
+    # A constant of the architecture may be defined after the layer that it now scales.
+    if list(rw.nodes).index(factor.name) > list(rw.nodes).index(linear.name):
+        rw.nodes = {factor.name: rw.nodes[factor.name], **rw.nodes}
+    rw.commit()
+    return True
 
 
 def _scalable_linear(rw: _Rewriter, value: Ref) -> Node | None:
@@ -209,10 +243,8 @@ def _fold_before(rw: _Rewriter, node: Node) -> bool:
 def divide_after_matmul(program: Program) -> Program:
     """(a / s) @ v becomes (a @ v) / s for a factor s per row: fewer products, and the reciprocal runs beside the matmul."""
     rw = _Rewriter(program)
-    for node in program.nodes:
-        node = rw.nodes[node.name]
-        if node.op != "matmul":
-            continue
+    for name in [n.name for n in program.nodes if n.op == "matmul" and n.level == "secret"]:
+        node = rw.nodes[name]
         inner = rw.get(node.args[0])
         if inner is None or inner.op != "mul" or not rw.single(inner):
             continue

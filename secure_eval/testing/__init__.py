@@ -6,7 +6,7 @@
 runs the whole suite for a protocol registered under the entry point group `sordino.protocols`. Nothing here imports pytest.
 """
 
-#from secure_eval.testing.conformance import ProtocolConformance
+from secure_eval.testing.conformance import ProtocolConformance
 from secure_eval.testing.harness import Evaluation, Traffic, evaluate, observe
 
 __all__ = ["Evaluation", "ProtocolConformance", "Traffic", "evaluate", "observe"]

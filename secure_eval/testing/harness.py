@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -94,9 +93,9 @@ class _Plan(Plan):
         party.open_weights(recorder)
         self.setup: list[Correlation] = list(recorder.plan)
         recorder = Recorder()
-        party.evaluate(recorder, *party.meta_inputs())
+        with party.transport.ledger.phase("online") as self.counted:
+            party.evaluate(recorder, *party.meta_inputs())
         self.query: list[Correlation] = list(recorder.plan)
-        self.counted = party.transport.ledger.counts
 
 
 def _program(values: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Program, dict[str, Tensor], list[str]]:
@@ -210,5 +209,3 @@ def decoded(evaluation: Evaluation) -> Tensor:
     """The reconstructed Secret as real numbers."""
     return ring.decode(evaluation.value, evaluation.raw[0].fraction_bits)
 
-
-NO_VALUES: Mapping[str, Tensor] = MappingProxyType({})
