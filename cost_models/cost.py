@@ -65,10 +65,12 @@ class Cost:
     def from_dict(cls, data: Mapping[str, Any]) -> Cost:
         """Inverse of to_dict. Raises ValueError for a key that no phase has."""
         return cls(
-            *(_phase(data.get(phase, {})) for phase in PHASES),
-            {k: _phase(v) for k, v in data.get("by_site", {}).items()},
-            {k: _phase(v) for k, v in data.get("by_operation", {}).items()},
-            data.get("communication", {}),
+            setup=_phase(data.get("setup", {})),
+            offline=_phase(data.get("offline", {})),
+            online=_phase(data.get("online", {})),
+            by_site={k: _phase(v) for k, v in data.get("by_site", {}).items()},
+            by_operation={k: _phase(v) for k, v in data.get("by_operation", {}).items()},
+            communication=data.get("communication", {}),
         )
 
 

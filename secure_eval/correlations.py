@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secure_eval.kernels import meta
 from secure_eval.randomness import MetaStream, Stream
 from secure_eval.transport import TensorSpec
 
@@ -95,7 +96,7 @@ class Recorder(Source):
     def next(self, correlation: Correlation) -> tuple[int, Fields]:
         self.plan.append(correlation)
         fields = [*correlation.random(), *correlation.derived()]
-        return len(self.plan) - 1, {f.name: torch.empty(f.spec.shape, dtype=f.spec.dtype, device="meta") for f in fields}
+        return len(self.plan) - 1, {f.name: meta(f.spec.shape, f.spec.dtype) for f in fields}
 
 
 class Store(Source):

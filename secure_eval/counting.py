@@ -1,19 +1,21 @@
 """The counting run: every role on meta tensors over a transport that only counts.
 
 Bytes and rounds come from the same code that sends them in a real run; the work (multiply-accumulates, memory traffic, kernels) is
-counted by a dispatch mode over that run. Nothing is allocated, so any model that a laptop can describe can be counted.
+counted over that run: fused steps report themselves (kernels.py), a dispatch mode sees the other operations. Nothing is allocated, so any model that a laptop can describe can be counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
+from secure_eval.kernels import MetaMemo, observing, tensors_in
 from secure_eval.measurement import Counts, Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
@@ -25,26 +27,36 @@ _MATMULS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "matmul"}
 _FREE = {"detach", "alias", "empty", "lift_fresh", "_to_copy", "zeros_like"}
 
 
-class WorkCounter(TorchDispatchMode):
-    """Counts local work into a Counts: matrix products as MACs, everything else as bytes read and written."""
+class WorkCounter(MetaMemo):
+    """Counts local work into a Counts: matrix products as MACs, and bytes read and written by everything.
+
+    A kernel (kernels.py) counts as one, and reads its inputs and writes its outputs once; so does any other torch operation.
+    """
 
     def __init__(self, counts: Counts):
         super().__init__()
         self._counts = counts
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
-        if func.is_view or name in _FREE:
-            return result
+    def kernel(self, traffic: int) -> None:
+        """Counts one kernel that reads and writes `traffic` bytes."""
         self._counts.kernels += 1
-        tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        outputs = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-        if name in _MATMULS:
-            inner = tensors[0].shape[-1]
-            self._counts.macs += prod(outputs[0].shape) * inner
-        self._counts.traffic_bytes += sum(t.numel() * t.element_size() for t in tensors + outputs)
+        self._counts.traffic_bytes += traffic
+
+    def seen(self, func: Any, inputs: list[Tensor], result: Any) -> Any:
+        name = _counted_name(func)
+        if name is not None:
+            outputs = list(tensors_in(result))
+            if name in _MATMULS:
+                self._counts.macs += prod(outputs[0].shape) * inputs[0].shape[-1]
+            self.kernel(sum(t.numel() * t.element_size() for t in inputs + outputs))
         return result
+
+
+@lru_cache(maxsize=None)
+def _counted_name(func: Any) -> str | None:
+    """The name of a torch operation that does work, None of one that does not."""
+    name: str = func._schema.name.removeprefix("aten::")
+    return None if func.is_view or name in _FREE else name
 
 
 @contextmanager
@@ -52,7 +64,7 @@ def _work(role: Any, phase: str) -> Iterator[None]:
     """Counts the work of one phase of a role into its ledger."""
     before = _expanded(role)
     counts = Counts()
-    with WorkCounter(counts):
+    with WorkCounter(counts) as counter, observing(counter.kernel):
         yield
     total = role.transport.ledger.phases[phase]
     total.macs, total.traffic_bytes, total.kernels = counts.macs, counts.traffic_bytes, counts.kernels

@@ -53,7 +53,7 @@ def evaluate_clear(node: Node, environment: Mapping[str, Any], constants: Mappin
 
 def multiplied_weights(program: Program) -> list[str]:
     """Names of the shared weights that some operation multiplies with."""
-    found = {}
+    found: dict[str, None] = {}
     for node in program.nodes:
         for position in MULTIPLIED.get(node.op, ()):
             argument = node.args[position]
@@ -144,14 +144,18 @@ async def _times_clear(p: Protocol, x: Secret, factor: Any, integral: bool) -> S
     if factor == int(factor) and abs(factor) < 2**10:
         return p.scale(x, int(factor))
     bits = _constant_bits(p, x, abs(factor))
-    if factor * 2**bits < 2**9:
+    if abs(factor) * 2**bits < 2**9:
         x = await p.rescale(x)
         bits = _constant_bits(p, x, abs(factor))
     return p.scale(x, round(factor * 2**bits), bits)
 
 
-def _plus_clear(p: Protocol, x: Secret, value: Any) -> Secret:
-    if isinstance(value, Tensor):
+async def _plus_clear(p: Protocol, x: Secret, value: Any) -> Secret:
+    """x + value, x truncated first where the summand would not fit its fraction bits."""
+    tensor = isinstance(value, Tensor)
+    if x.fraction_bits > MAX_PRODUCT_BITS if tensor else abs(value) * 2.0**x.fraction_bits >= 2.0**61:
+        x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits))
+    if tensor:
         return p.add_public(x, ring.encode(value, x.fraction_bits))
     return p.add_real(x, float(value))
 
@@ -200,18 +204,18 @@ async def _take(p: Protocol, node: Node, table: Secret, index: Tensor) -> Secret
 @_rule
 async def _add(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
     if not isinstance(x, Secret):
-        return _plus_clear(p, y, x)
+        return await _plus_clear(p, y, x)
     if not isinstance(y, Secret):
-        return _plus_clear(p, x, y)
+        return await _plus_clear(p, x, y)
     return p.add(*await _sum_operands(p, x, y))
 
 
 @_rule
 async def _sub(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
     if not isinstance(x, Secret):
-        return _plus_clear(p, p.scale(y, -1), x)
+        return await _plus_clear(p, p.scale(y, -1), x)
     if not isinstance(y, Secret):
-        return _plus_clear(p, x, -y)
+        return await _plus_clear(p, x, -y)
     return p.sub(*await _sum_operands(p, x, y))
 
 
@@ -270,7 +274,7 @@ async def _linear(p: Protocol, node: Node, x: Secret, weight: Any, bias: Any) ->
     result = await _product(p, LINEAR, x, weight)
     if bias is None:
         return result
-    return p.add(result, bias) if isinstance(bias, Secret) else _plus_clear(p, result, bias)
+    return p.add(result, bias) if isinstance(bias, Secret) else await _plus_clear(p, result, bias)
 
 
 @_rule
@@ -306,7 +310,7 @@ async def _softmax_numerator(p: Protocol, node: Node, x: Secret, mask: Tensor | 
     if mask.dtype == torch.bool:
         return await softmax_numerator(p, x, mask, dim)
     keep = mask > MASK_BELOW
-    x = _plus_clear(p, x, torch.where(keep, mask, torch.zeros_like(mask)))
+    x = await _plus_clear(p, x, torch.where(keep, mask, torch.zeros_like(mask)))
     return await softmax_numerator(p, x, keep, dim)
 
 

@@ -130,6 +130,8 @@ def connect_all(
 
 
 def _peer_name(wrapped: ssl.SSLSocket) -> str:
-    certificate = wrapped.getpeercert()
-    names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]  # type: ignore[misc]
-    return str(names[0]) if len(names) == 1 else ""
+    encoded = wrapped.getpeercert(binary_form=True)
+    assert encoded is not None, "both ends require certificates"
+    extension = x509.load_der_x509_certificate(encoded).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = extension.value.get_values_for_type(x509.DNSName)
+    return names[0] if len(names) == 1 else ""

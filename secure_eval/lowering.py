@@ -42,6 +42,8 @@ _VIEWS = {
     "aten.transpose.int",
     "aten.permute.default",
     "aten.t.default",
+    "aten.numpy_T.default",
+    "aten.mT.default",
     "aten.expand.default",
     "aten.unsqueeze.default",
     "aten.squeeze.default",
@@ -156,9 +158,10 @@ def lower(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any]
     if known is not None:
         return _clear(builder, target, args, kwargs, value, known)
     if target in _SAME:
-        return builder.secret(args[0])
+        return _cast(builder, target, builder.secret(args[0]), value)
     if target in _VIEWS:
-        return builder.op("view", [target, builder.secret(args[0]), *args[1:], *kwargs.values()], value)
+        rest = [v for k, v in kwargs.items() if k != "dtype"]  # in the ring a sum has no other type
+        return builder.op("view", [target, builder.secret(args[0]), *args[1:], *rest], value)
     rule = RULES.get(target)
     if rule is None:
         builder.fail(target)
@@ -166,6 +169,17 @@ def lower(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any]
     found = len(builder.unsupported)
     result = rule(builder, args, kwargs, value)
     return _MISSING if len(builder.unsupported) > found else result
+
+
+def _cast(b: Builder, target: str, x: Ref, value: Any) -> Any:
+    """The value itself: a change between floating-point types means nothing here. Rounding to integers would."""
+    node = b.by_name[x.name]
+    if not isinstance(value, Tensor) or value.dtype == node.dtype:
+        return x
+    if not value.is_floating_point() and node.dtype.is_floating_point:
+        b.fail(target, f"a secret real number as {str(value.dtype).removeprefix('torch.')}")
+        return _MISSING
+    return x if node.dtype.is_floating_point else b.op("view", ["aten.alias.default", x], value)
 
 
 _MISSING = object()
@@ -264,11 +278,13 @@ def _pow(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any
         return x
     if n == -1 or n == -0.5:
         return (_reciprocal if n == -1 else _rsqrt)(b, [x], {}, value)
+    if n == 0.5:
+        return _sqrt(b, [x], {}, value)
     if n == int(n) and n > 1 and (int(n) & (int(n) - 1)) == 0:
         return b.op("power", [x, int(n)], value)
     if n == 3:
         return b.op("mul", [b.op("square", [x], value), x], value)
-    b.fail("aten.pow", f"exponent {n}; allowed: -1, -0.5, 1, 3 and powers of two")
+    b.fail("aten.pow", f"exponent {n}; allowed: -1, -0.5, 0.5, 1, 3 and powers of two")
     return None
 
 
@@ -284,6 +300,9 @@ def _linear(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> 
 
 @rule("addmm.default")
 def _addmm(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    if kwargs.get("alpha", 1) != 1 or kwargs.get("beta", 1) != 1:
+        b.fail("aten.addmm", "alpha and beta other than 1")
+        return None
     return b.op("add", [b.op("matmul", args[1:3], value), args[0]], value)
 
 
@@ -478,14 +497,22 @@ def _attention(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) 
 
 @rule("where.self", "where.ScalarOther", "where.ScalarSelf")
 def _where(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    fill = [a for a in args[1:] if isinstance(a, float) and abs(a) > -_FAR_NEGATIVE]
-    condition = args[0]
-    if b.level(condition) == "secret" and b.by_name[condition.name].op != "less":
+    condition = b.by_name[args[0].name]
+    if condition.level == "secret" and (inverse := _inverted(b, condition)) is not None:
+        args, condition = [inverse, args[2], args[1]], b.by_name[inverse.name]
+    if condition.level == "secret" and condition.op != "less":
         b.fail("aten.where", "the condition is a combination of secret comparisons")
     constants = {a.name: b.constants.get(a.name) for a in args[1:] if isinstance(a, Ref)}
     args = [args[0], *(_scalar(constants.get(a.name), a) if isinstance(a, Ref) else a for a in args[1:])]
-    del fill
     return b.op("where", args, value)
+
+
+def _inverted(b: Builder, node: Node) -> Ref | None:
+    """The comparison of which `node` is the negation 1 - bit."""
+    if node.op == "sub" and node.args[0] == 1.0 and b.is_secret(node.args[1]) and b.by_name[node.args[1].name].op == "less":
+        inverse: Ref = node.args[1]
+        return inverse
+    return None
 
 
 def _scalar(constant: Tensor | None, ref: Ref) -> Any:
@@ -512,7 +539,37 @@ def _compare(swap: bool, invert: bool) -> Rule:
     return compare
 
 
-for _name, _swap, _invert in (("lt", False, False), ("gt", True, False)):
+for _name, _swap, _invert in (("lt", False, False), ("gt", True, False), ("ge", False, True), ("le", True, True)):
     RULES[f"aten.{_name}.Scalar"] = RULES[f"aten.{_name}.Tensor"] = _compare(_swap, _invert)
+
+
+@rule("logical_not.default", "bitwise_not.default")
+def _not(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    node = b.by_name[args[0].name]
+    inverse = _inverted(b, node)
+    if inverse is None and node.op != "less":
+        b.fail("aten.logical_not", "of what is not a comparison")
+        return None
+    return inverse or b.op("sub", [1.0, args[0]], value)
+
+
+@rule("maximum.default")
+def _maximum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """max(x, y) = y + relu(x - y)."""
+    x, y = args
+    return b.op("add", [b.op("relu", [b.op("sub", [x, y], value)], value), y], value)
+
+
+@rule("minimum.default")
+def _minimum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """min(x, y) = x - relu(x - y)."""
+    x, y = args
+    return b.op("sub", [x, b.op("relu", [b.op("sub", [x, y], value)], value)], value)
+
+
+@rule("abs.default")
+def _abs(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """abs(x) = 2 relu(x) - x."""
+    return b.op("sub", [b.op("mul", [b.op("relu", args[:1], value), 2.0], value), args[0]], value)
 
 __all__ = ["CLEAR_ONLY_KEYWORDS", "IGNORED", "Builder", "Program", "Unsupported", "lower"]

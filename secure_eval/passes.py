@@ -13,6 +13,9 @@ from secure_eval.spec import check
 
 Pass = Callable[[Program], Program]
 
+_SMALLEST_PUSHED = 2.0**-4
+"""Weights have a fixed number of fraction bits: a smaller factor, as that of a mean, would cost them too many."""
+
 
 class _Rewriter:
     """A program being edited: nodes by name, in order, with insertions before a node."""
@@ -87,7 +90,7 @@ def push_scales_into_weights(program: Program) -> Program:
         if node is None:
             continue
         for x, c in (node.args, node.args[::-1]):
-            if isinstance(c, (int, float)) and isinstance(x, Ref):
+            if isinstance(c, (int, float)) and isinstance(x, Ref) and _SMALLEST_PUSHED <= abs(c) <= 1 / _SMALLEST_PUSHED:
                 target = _scalable_linear(rw, x)
                 if target is not None:
                     _scale_linear(rw, target, float(c))

@@ -17,6 +17,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
+from secure_eval.kernels import meta
+
 SEED_BYTES = 16
 _ZEROS = memoryview(bytes(1 << 20))
 
@@ -75,6 +77,6 @@ class MetaStream(Stream):
         if index in self._used:
             raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
         self._used.add(index)
-        out = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        out = meta(tuple(shape), dtype)
         self.expanded_bytes += out.numel() * out.element_size()
         return out

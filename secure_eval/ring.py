@@ -53,6 +53,11 @@ def wrap(value: int) -> int:
     return value - (1 << BITS) if value >> (BITS - 1) else value
 
 
+def smallest_dtype(bits: int) -> torch.dtype:
+    """The smallest dtype whose wrap-around arithmetic holds integers modulo 2^bits."""
+    return torch.int16 if bits <= 16 else torch.int32 if bits <= 32 else torch.int64
+
+
 def shift_right_logical(x: Tensor, bits: int) -> Tensor:
     """x >> bits with zeros shifted in (int64 tensors shift in the sign). 0 <= bits < 64."""
     if bits == 0:

@@ -21,6 +21,7 @@ from torch import Tensor
 from secure_eval import ring
 from secure_eval.correlations import Correlation, Dealing, Fields, Recorder, Store, expand
 from secure_eval.engine import Engine, evaluate_clear, multiplied_weights
+from secure_eval.kernels import MetaMemo
 from secure_eval.program import Node, Program, Ref
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.randomness import SEED_BYTES, MetaStream, Stream, new_seed
@@ -228,12 +229,13 @@ class Plan:
         recorder = Recorder()
         self.weights = multiplied_weights(program)
         party = Party(protocol, Counting("party0"), fraction_bits)
-        party.begin(program)
-        party.share_weights_on_meta()
-        party.open_weights(recorder)
-        self.setup = list(recorder.plan)
-        recorder = Recorder()
-        party.evaluate(recorder, *party.meta_inputs())
+        with MetaMemo():
+            party.begin(program)
+            party.share_weights_on_meta()
+            party.open_weights(recorder)
+            self.setup = list(recorder.plan)
+            recorder = Recorder()
+            party.evaluate(recorder, *party.meta_inputs())
         self.query = list(recorder.plan)
 
 

@@ -64,7 +64,7 @@ async def gather(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
     return [await t for t in tasks]
 
 
-async def once(memo: dict[Any, Task[Any]], key: Any, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def once(memo: dict[Any, Any], key: Any, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """The result of `make()`, computed once per key however many coroutines ask, also at the same time."""
     if key not in memo:
         memo[key] = await start(make())

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secure_eval.kernels import meta
 from secure_eval.measurement import Ledger
 
 
@@ -89,7 +90,7 @@ class Counting(Transport):
         super().__init__(role, "meta")
 
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]:
-        return {peer: [torch.empty(s.shape, dtype=s.dtype, device="meta") for s in specs] for peer, specs in receives.items()}
+        return {peer: [meta(s.shape, s.dtype) for s in specs] for peer, specs in receives.items()}
 
 
 class Hub:
@@ -121,15 +122,15 @@ class InProcess(Transport):
         received = {}
         for peer, specs in receives.items():
             try:
-                tensors = self._hub.queue(peer, self.role).get(timeout=self._hub.timeout)
+                arrived = self._hub.queue(peer, self.role).get(timeout=self._hub.timeout)
             except queue.Empty:
                 raise TransportError(f"{self.role}: nothing from {peer} for {self._hub.timeout:.0f} s") from None
-            if tensors is None:
+            if arrived is None:
                 raise TransportError(f"{self.role}: {peer} or another role failed")
-            got = [TensorSpec.of(t) for t in tensors]
+            got = [TensorSpec.of(t) for t in arrived]
             if got != list(specs):
                 raise TransportError(f"{self.role}: {peer} sent {got}, expected {list(specs)}")
-            received[peer] = [t.to(self.device) for t in tensors]
+            received[peer] = [t.to(self.device) for t in arrived]
         return received
 
 
@@ -139,7 +140,7 @@ _JOIN_BELOW = 1 << 16
 
 
 def _bytes_view(x: Tensor) -> memoryview:
-    return memoryview(x.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()).cast("B")
+    return x.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 class _Link:

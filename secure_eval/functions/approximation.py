@@ -48,7 +48,7 @@ def fit(
 
 def _lawson(x: Array, y: Array, scale: Array, degree: int) -> Array:
     basis = np.stack([x**j for j in range(degree + 1)], axis=1) * scale[:, None]
-    weights = np.ones_like(x)
+    weights: Array = np.ones_like(x)
     coefficients = np.zeros(degree + 1)
     for _ in range(40):
         root = np.sqrt(weights)
@@ -56,7 +56,7 @@ def _lawson(x: Array, y: Array, scale: Array, degree: int) -> Array:
         error = np.abs(basis @ coefficients - y * scale)
         weights = weights * (error + 1e-300)
         weights /= weights.max()
-        weights = np.maximum(weights, 1e-12)
+        weights = np.clip(weights, 1e-12, None).astype(np.float64)
     return np.asarray(coefficients, dtype=np.float64)
 
 

@@ -19,7 +19,7 @@ class LayerNormRange:
     """Variances between which layer_norm is right; eps counts towards the variance."""
 
     low: float = 2.0**-10
-    high: float = 2.0**12
+    high: float = 2.0**16
 
 
 DEFAULT_RANGE = LayerNormRange()
@@ -42,7 +42,7 @@ async def layer_norm(
     n = prod(x.shape[-dims:])
     halvings = n.bit_length() - 1
     k = n / 2**halvings
-    x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits))
+    x = await p.rescale(x, min(max(x.fraction_bits, p.fraction_bits), 2 * p.fraction_bits))
     centred = x.map(lambda s: s * n - s.sum(axes, keepdim=True))
     scaled = Secret(centred.shares, x.fraction_bits + halvings)
     opened = await p.open_masked(scaled, shift=scaled.fraction_bits - p.fraction_bits, degree=2)

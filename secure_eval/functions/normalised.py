@@ -73,7 +73,7 @@ async def normalised_power(p: Protocol, x: Secret, r: Range, factor: float = 1.0
     """factor * x^exponent, elementwise; as many fraction bits as keep 16 significant ones at the range's far end, 30 at most."""
     table = pieces(r)
     scale_bits = max(0, ceil(-log2(min(table.scales)))) + 2
-    x = await p.rescale(x, min(x.fraction_bits, _MAX_PRODUCT_BITS - scale_bits))
+    x = await p.rescale(x, max(_Z_BITS, min(x.fraction_bits, _MAX_PRODUCT_BITS - scale_bits)))
     scales = [round(s * 2.0**scale_bits) for s in table.scales]
     factors = [f * factor for f in table.factors]
     factor_bits = min(30, 16 - floor(log2(min(factors))))

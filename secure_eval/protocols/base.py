@@ -31,7 +31,7 @@ from torch import Tensor
 
 from secure_eval import ring
 from secure_eval.correlations import Correlation, Fields, Source
-from secure_eval.scheduler import Task, gather, once
+from secure_eval.scheduler import gather, once
 
 
 class Secret:
@@ -47,7 +47,7 @@ class Secret:
     def __init__(self, shares: Sequence[Tensor], fraction_bits: int):
         self.shares = tuple(shares)
         self.fraction_bits = fraction_bits
-        self.memo: dict[Any, Task[Any]] = {}
+        self.memo: dict[Any, Any] = {}
 
     @property
     def shape(self) -> torch.Size:

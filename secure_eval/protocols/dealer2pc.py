@@ -27,8 +27,9 @@ from torch import Tensor
 
 from secure_eval import ring
 from secure_eval.correlations import Correlation, Field, Fields, Source
+from secure_eval.kernels import kernel
 from secure_eval.protocols import bitwords
-from secure_eval.protocols.base import Bilinear, Bits, Masked, Protocol, Secret, integer_coefficients
+from secure_eval.protocols.base import MUL, Bilinear, Bits, Masked, Protocol, Secret, integer_coefficients
 from secure_eval.scheduler import Exchange, Task, once, start
 from secure_eval.transport import TensorSpec
 
@@ -36,9 +37,83 @@ _WEIGHT = "weight"
 _OFFSET_BITS = ring.BITS - ring.HEADROOM_BITS
 
 
-def _small_dtype(bits: int) -> torch.dtype:
-    """The smallest dtype whose wrap-around arithmetic holds integers modulo 2^bits."""
-    return torch.int16 if bits <= 16 else torch.int32 if bits <= 32 else torch.int64
+# -- local steps -----------------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
+    """The derived fields of a Mask but for its groups, in their order: power j unless it is r itself, and wrap j where shift > 0."""
+    top = ring.shift_right_logical(r, ring.BITS - 1)
+    truncated = ring.shift_right_logical(r, shift)
+    unwrapped = truncated - (1 << (ring.BITS - shift)) if shift else truncated
+    power, unwrapped_power = truncated, unwrapped
+    values = []
+    for j in range(1, degree + 1):
+        if j > 1 or shift:
+            values.append(power)
+        if shift:
+            excess = ring.shift_right_logical(top * (power - unwrapped_power), ring.BITS - shift)
+            values.append(excess.to(ring.smallest_dtype(shift)))
+        power, unwrapped_power = power * truncated, unwrapped_power * unwrapped
+    return tuple(values)
+
+
+@kernel
+def polynomial_share(c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], shift: int, add_public: bool) -> Tensor:
+    """Share of sum_j coefficients[j] y^j, y = x / 2^shift, from an opened c = x + r.
+
+    Taylor's formula around y's public part: sum_k P^(k)(public)/k! * (-mask)^k. `fields` are the shares of the powers 1 to the degree
+    of r / 2^shift, then where shift > 0 as many wraps. The term without a mask is added by one party.
+    """
+    degree = len(coefficients) - 1
+    public = c
+    if shift:
+        c = c + (1 << _OFFSET_BITS)
+        public = ring.shift_right_logical(c, shift) - (1 << (_OFFSET_BITS - shift))
+        # x + r wrapped exactly when r's top bit is 1 and the opened one is 0.
+        not_wrapped = (c >= 0).to(ring.DTYPE) << (ring.BITS - shift)
+    share = _horner(coefficients, public) if add_public else torch.zeros_like(public)
+    for k in range(1, degree + 1):
+        power = fields[k - 1]
+        if shift:
+            power = power - not_wrapped * fields[degree + k - 1]
+        derivative = _horner([comb(j, k) * coefficients[j] for j in range(k, degree + 1)], public)
+        share = share - derivative * power if k % 2 else share + derivative * power
+    return share
+
+
+def _horner(coefficients: Sequence[int], x: Tensor) -> Tensor:
+    total = torch.full_like(x, ring.wrap(coefficients[-1]))
+    for c in reversed(coefficients[:-1]):
+        total = total * x + ring.wrap(c)
+    return total
+
+
+@kernel
+def product_share(c_x: Tensor, r_x: Tensor, y: Tensor, c_y: Tensor, product: Tensor) -> Tensor:
+    """Share of x * y elementwise, broadcasting: c_x [y] - [r_x] c_y + [r_x r_y]."""
+    return torch.addcmul(torch.addcmul(product, c_x, y), r_x, c_y, value=-1)
+
+
+@kernel
+def bits_as_ring(packed: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+    """Packed bits as ring elements 0 and 1 of a shape."""
+    return bitwords.unpack_bits(packed, prod(shape)).view(shape).to(ring.DTYPE)
+
+
+@kernel
+def bit_share(packed: Tensor, rho: Tensor, *, add_public: bool) -> Tensor:
+    """Share of a bit as a ring element from the packed opened e = b ^ rho: e + (1 - 2e) rho, shape of rho."""
+    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
+    share = (1 - 2 * e) * rho
+    return share + e if add_public else share
+
+
+@kernel
+def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Tensor) -> Tensor:
+    """Share of b * x from the packed opened e = b ^ rho and c = x + r: e [x] + (1 - 2e)([rho] c - [rho r])."""
+    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
+    return e * x + (1 - 2 * e) * (rho * c - product)
 
 
 # -- what the dealer deals -------------------------------------------------------------------------------------------------------
@@ -67,24 +142,15 @@ class Mask(Correlation):
             if j > 1 or self.shift:
                 fields.append(Field(f"power{j}", TensorSpec(self.shape)))
             if self.shift:
-                fields.append(Field(f"wrap{j}", TensorSpec(self.shape, _small_dtype(self.shift))))
+                fields.append(Field(f"wrap{j}", TensorSpec(self.shape, ring.smallest_dtype(self.shift))))
         if self.compare:
             fields.append(Field("groups", TensorSpec((bitwords.GROUPS, *self.shape), torch.int16), xor=True))
         return fields
 
     def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         r = own["r"]
-        values: dict[str, Tensor] = {}
-        top = ring.shift_right_logical(r, ring.BITS - 1)
-        truncated = ring.shift_right_logical(r, self.shift)
-        unwrapped = truncated - (1 << (ring.BITS - self.shift)) if self.shift else truncated
-        power, unwrapped_power = truncated, unwrapped
-        for j in range(1, self.degree + 1):
-            values[f"power{j}"] = power
-            if self.shift:
-                excess = ring.shift_right_logical(top * (power - unwrapped_power), ring.BITS - self.shift)
-                values[f"wrap{j}"] = excess.to(_small_dtype(self.shift))
-            power, unwrapped_power = power * truncated, unwrapped_power * unwrapped
+        names = [f.name for f in self.derived() if not f.xor]
+        values = dict(zip(names, mask_readings(r, shift=self.shift, degree=self.degree), strict=True)) if names else {}
         if self.compare:
             values["groups"] = bitwords.indicators(r)
         return values
@@ -127,14 +193,7 @@ class And4(Correlation):
         return (Field("products", TensorSpec((len(bitwords.monomials(self.need_p)), self.words), torch.uint8), xor=True),)
 
     def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        masks = own["masks"]
-        products = []
-        for monomial in bitwords.monomials(self.need_p):
-            term = masks[monomial[0]]
-            for i in monomial[1:]:
-                term = term & masks[i]
-            products.append(term)
-        return {"products": torch.stack(products)}
+        return {"products": bitwords.mask_products(own["masks"], need_p=self.need_p)}
 
 
 @dataclass(frozen=True)
@@ -158,7 +217,7 @@ class BitMask(Correlation):
         return fields
 
     def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        bits = bitwords.unpack_bits(own["packed"], prod(self.shape)).view(self.shape).to(ring.DTYPE)
+        bits = bits_as_ring(own["packed"], shape=self.shape)
         values = {"ring": bits}
         if self.value is not None:
             values["product"] = bits * others(self.value)["r"]
@@ -187,21 +246,6 @@ class Opened(Masked):
         assert self._pending.result is not None, "read before the round in which it is opened"
         return self._pending.result
 
-    def _mask_power(self, j: int, not_wrapped: Tensor | None) -> Tensor:
-        """My share of the j-th power of the mask of the truncated value."""
-        if not self.mask.shift:
-            return self.fields["r" if j == 1 else f"power{j}"]
-        excess = self.fields[f"wrap{j}"].to(ring.DTYPE) << (ring.BITS - self.mask.shift)
-        return self.fields[f"power{j}"] - not_wrapped * excess
-
-    def _public_part(self) -> tuple[Tensor, Tensor | None]:
-        """P with y = P - (mask of y), and 1 where the public top bit is 0 (so that x + r wrapped exactly when r's is 1)."""
-        s = self.mask.shift
-        if not s:
-            return self.c, None
-        c = self.c + (1 << _OFFSET_BITS)
-        return ring.shift_right_logical(c, s) - (1 << (_OFFSET_BITS - s)), (c >= 0).to(ring.DTYPE)
-
     async def truncated(self) -> Secret:
         """x / 2^shift, off by less than one unit in the last place, for abs(x) < 2^62. No message."""
         if not self.mask.shift:
@@ -209,25 +253,23 @@ class Opened(Masked):
         return await once(self.x.memo, ("truncated", self.number), self._truncated)
 
     async def _truncated(self) -> Secret:
-        public, not_wrapped = self._public_part()
-        share = -self._mask_power(1, not_wrapped)
-        if self.protocol.party == 0:
-            share += public
-        return Secret([share], self.x.fraction_bits - self.mask.shift)
+        return Secret([self._polynomial((0, 1))], self.x.fraction_bits - self.mask.shift)
 
     async def polynomial(self, coefficients: Sequence[float], out_bits: int) -> Secret:
-        """Taylor's formula around the public part: sum_k P^(k)(public)/k! * (-mask)^k. No message."""
+        """sum_j coefficients[j] y^j of the truncated y, exact in the ring. No message."""
         degree = len(coefficients) - 1
         if degree > self.mask.degree:
             raise ValueError(f"opened for degree {self.mask.degree}, asked for degree {degree}")
         integers = integer_coefficients(coefficients, self.x.fraction_bits - self.mask.shift, out_bits)
-        public, not_wrapped = self._public_part()
-        share = _horner(integers, public) if self.protocol.party == 0 else torch.zeros_like(public)
-        for k in range(1, degree + 1):
-            derivative = _horner([comb(j, k) * integers[j] for j in range(k, degree + 1)], public)
-            term = derivative * self._mask_power(k, not_wrapped)
-            share = share - term if k % 2 else share + term
-        return Secret([share], out_bits)
+        return Secret([self._polynomial(tuple(integers))], out_bits)
+
+    def _polynomial(self, integers: tuple[int, ...]) -> Tensor:
+        powers = range(1, len(integers))
+        fields = [self.fields["r" if j == 1 and not self.mask.shift else f"power{j}"] for j in powers]
+        if self.mask.shift:
+            fields += [self.fields[f"wrap{j}"] for j in powers]
+        first = self.protocol.party == 0
+        return polynomial_share(self.c, *fields, coefficients=integers, shift=self.mask.shift, add_public=first)
 
     async def less_than(self, thresholds: Sequence[float]) -> Bits:
         """[x < t] for each threshold, stacked in front: 4.25 bytes and two rounds after the opening."""
@@ -235,13 +277,6 @@ class Opened(Masked):
             raise ValueError("opened without compare=True")
         integers = [ring.wrap(round(t * 2.0**self.x.fraction_bits)) for t in thresholds]
         return await self.protocol.below(self, integers)
-
-
-def _horner(coefficients: Sequence[int], x: Tensor) -> Tensor:
-    total = torch.full_like(x, ring.wrap(coefficients[-1]))
-    for c in reversed(coefficients[:-1]):
-        total = total * x + ring.wrap(c)
-    return total
 
 
 class Dealer2PC(Protocol):
@@ -324,9 +359,14 @@ class Dealer2PC(Protocol):
         await a.arrived()
         await b.arrived()
         if "prepared" in fields:
-            share = op(a.c, y.shares[0]) + fields["prepared"]
+            share = op(a.c, y.shares[0])
+            share += fields["prepared"]
+        elif op == MUL:
+            share = product_share(a.c, a.fields["r"], y.shares[0], b.c, fields["product"])
         else:
-            share = op(a.c, y.shares[0]) - op(a.fields["r"], b.c) + fields["product"]
+            share = op(a.c, y.shares[0])
+            share -= op(a.fields["r"], b.c)
+            share += fields["product"]
         return Secret([share], x.fraction_bits + y.fraction_bits)
 
     async def square(self, x: Secret) -> Secret:
@@ -343,43 +383,40 @@ class Dealer2PC(Protocol):
 
     async def below(self, opened: Opened, thresholds: Sequence[int]) -> Bits:
         """[x < t], x = c - r: the top bit of (c - t) - r, from the borrow of its lower 63 bits."""
-        groups = opened.fields["groups"]
-        c = torch.stack([opened.c - t for t in thresholds])
-        g, p, top = bitwords.look_up(c, groups, add_public=self.party == 0)
-        count = c.numel()
-        generate, propagate = await self._carry([bitwords.pack_nibbles(w) for w in g], [bitwords.pack_nibbles(w) for w in p], True)
-        assert propagate is not None
-        borrow, _ = await self._carry(bitwords.split_nibbles(generate), bitwords.split_nibbles(propagate), False)
-        return Bits([bitwords.unpack_split(borrow, count).view(c.shape) ^ top])
-
-    async def _carry(self, g: Sequence[Tensor], p: Sequence[Tensor], need_p: bool) -> tuple[Tensor, Tensor | None]:
-        """One level of four-input nodes, words of packed bits: G = g3 ^ p3 g2 ^ p3 p2 g1 ^ p3 p2 p1 g0, P = p3 p2 p1 p0."""
-        operands = torch.stack(bitwords.order(g, p, need_p))
-        _, fields = self.source.next(And4(operands.shape[1], need_p))
-        opened = await self._open_bits(operands ^ fields["masks"])
-        return bitwords.carry(opened, fields["masks"], fields["products"], g[3], need_p, self.party == 0)
+        first = self.party == 0
+        words = bitwords.words(len(thresholds) * prod(opened.x.shape))
+        _, level = self.source.next(And4(words, True))
+        message, g3, top = bitwords.compare_first(
+            opened.c, opened.fields["groups"], level["masks"], thresholds=tuple(thresholds), add_public=first
+        )
+        e = await self._open_bits(message)
+        _, last = self.source.next(And4(words // 4, False))
+        message, g3 = bitwords.compare_second(e, level["masks"], level["products"], g3, last["masks"], add_public=first)
+        e = await self._open_bits(message)
+        return Bits([bitwords.compare_last(e, last["masks"], last["products"], g3, top, add_public=first)])
 
     async def _open_bitmask(self, b: Bits, correlation: BitMask) -> tuple[Tensor, Fields]:
+        """The packed bits of e = b ^ rho."""
         _, fields = self.source.next(correlation)
-        opened = await self._open_bits(bitwords.pack_bits(b.shares[0].reshape(-1)) ^ fields["packed"])
-        return bitwords.unpack_bits(opened, prod(b.shape)).view(b.shape).to(ring.DTYPE), fields
+        return await self._open_bits(bitwords.pack_masked(b.shares[0], fields["packed"])), fields
 
     async def bits_to_ring(self, b: Bits) -> Secret:
         """b = e + (1 - 2e) rho from the opened e = b ^ rho: one bit, one round."""
         e, fields = await self._open_bitmask(b, BitMask(tuple(b.shape)))
-        return Secret([self._ring_bit(e, fields)], 0)
+        return Secret([bit_share(e, fields["ring"], add_public=self.party == 0)], 0)
 
-    def _ring_bit(self, e: Tensor, fields: Fields) -> Tensor:
-        share = (1 - 2 * e) * fields["ring"]
-        return share + e if self.party == 0 else share
+    async def select(self, b: Bits, x: Secret) -> Secret:
+        """b * x: one round, one bit and x's opening unless it is open already."""
+        return (await self._select(b, x))[0]
 
     async def select_with_bits(self, b: Bits, x: Secret) -> tuple[Secret, Secret]:
-        """b * x, and b as a ring element, from the same opened bits: one round, one bit and x's opening unless it is open already.
+        """b * x, and b as a ring element, from the same opened bits."""
+        selected, e, fields = await self._select(b, x)
+        return selected, Secret([bit_share(e, fields["ring"], add_public=self.party == 0)], 0)
 
-        b x = (e + (1 - 2e) rho)(c - r) = e [x] + (1 - 2e)([rho] c - [rho r]).
-        """
+    async def _select(self, b: Bits, x: Secret) -> tuple[Secret, Tensor, Fields]:
         opened = await self._begin_any(x)
         e, fields = await self._open_bitmask(b, BitMask(tuple(b.shape), opened.number, tuple(x.shape)))
         await opened.arrived()
-        share = e * x.shares[0] + (1 - 2 * e) * (fields["ring"] * opened.c - fields["product"])
-        return Secret([share], x.fraction_bits), Secret([self._ring_bit(e, fields)], 0)
+        share = select_share(e, fields["ring"], x.shares[0], opened.c, fields["product"])
+        return Secret([share], x.fraction_bits), e, fields

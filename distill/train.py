@@ -1,0 +1,254 @@
+"""Distillation of a student, resumable (see `distill.loop` for the files).
+
+"two_stage" is MPCFormer's recipe (ICLR 2023, section 3.3): first hidden states and scores of every layer, at
+a constant rate, then predictions only. Unlike there, the teacher is in eval mode, each stage keeps its best
+validation, and errors of layers are in units of the teacher's energy. "joint" adds the three losses from the
+start; with a calibrated student it needs fewer epochs.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distill import fingerprint
+from distill.batching import Tokens, as_tokens
+from distill.cache import TeacherCache
+from distill.errors import DistillError, suggestion
+from distill.loop import Loop, LoopSettings, Stage
+from distill.losses import hidden_loss, prediction_loss, scores_loss
+from distill.metrics import agreement, divergence, evaluate, score
+from distill.recording import record_scores
+from distill.surgery import architecture_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LOSSES = ("two_stage", "joint")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How to distil.
+
+    Attributes:
+        losses: "two_stage" or "joint" (see the module docstring).
+        layerwise_epochs: epochs of the first stage, or of the joint loss; may be fractional, 0 leaves it out.
+        prediction_epochs: epochs of the last stage, predictions only; 0 leaves it out.
+        lr: peak rate of the first stage or the joint loss. prediction_lr: of the last stage.
+        coefficient_lr: rate of the variants' own coefficients, as a multiple of the stage's rate.
+        hidden_weight, scores_weight, prediction_weight: of the losses in the first stage or the joint loss.
+        batch_size, warmup, weight_decay, clip, freeze_embeddings, max_length, precision, checkpoint_seconds,
+            seed: as in `FinetuneConfig`.
+        dropout: train the student with its dropout (the teacher never has any).
+        validate_every: epochs between validations.
+        kind: "classification" or "regression": what the predictions are.
+        cache_bytes: most that the teacher's stored layers may take on disk.
+    """
+
+    losses: Literal["two_stage", "joint"] = "two_stage"
+    layerwise_epochs: float = 2
+    prediction_epochs: float = 1
+    lr: float = 5e-5
+    prediction_lr: float = 1e-5
+    coefficient_lr: float = 10.0
+    hidden_weight: float = 1.0
+    scores_weight: float = 1.0
+    prediction_weight: float = 1.0
+    batch_size: int = 32
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    freeze_embeddings: bool = True
+    dropout: bool = False
+    max_length: int = 128
+    precision: str = "auto"
+    checkpoint_seconds: float = 30.0
+    validate_every: float = 1.0
+    kind: Literal["classification", "regression"] = "classification"
+    cache_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did.
+
+    Attributes:
+        history: one dict a validation (stage, epoch, step, loss, score, agreement, divergence, value,
+            seconds) and one a roll-back.
+        best_validation: the entry of the model that was kept.
+        seconds: training time over all resumptions.
+        resumed: whether this call continued (or only loaded) an earlier one.
+        teacher_outputs: "stored", or "recomputed" where they did not fit.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_validation: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    resumed: bool = False
+    teacher_outputs: str = "stored"
+
+
+def train(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    train: "Tokens | Dataset",
+    validation: "Tokens | Dataset",
+    config: DistillConfig | None = None,
+    tokenizer: Any = None,
+    out_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    cache: TeacherCache | None = None,
+) -> TrainResult:
+    """Distil `teacher` into `student`, in place; the student of the best validation divergence is in it at
+    the end.
+
+    Args:
+        train, validation: splits (then `tokenizer` is needed) or tokens; labels are only used for the
+            reported score.
+        out_dir: where to keep checkpoints; an interrupted call continues there, a finished one only loads.
+            None keeps none.
+        cache: the teacher's outputs on `train`, to share between students; built in `out_dir/teacher` if not
+            given.
+
+    Raises:
+        DistillError: unknown losses, a student that shares its weights with the teacher, or `out_dir` holds
+        another training.
+    """
+    config = DistillConfig() if config is None else config
+    if config.losses not in LOSSES:
+        raise DistillError(f"distill.losses: unknown {config.losses!r}{suggestion(config.losses, LOSSES)}")
+    if config.layerwise_epochs + config.prediction_epochs <= 0:
+        raise DistillError("distill: no epochs at all: layerwise_epochs and prediction_epochs are both 0")
+    shared = {parameter.data_ptr() for parameter in teacher.parameters()}
+    if any(parameter.data_ptr() in shared for parameter in student.parameters()):
+        raise DistillError(
+            "the student shares weights with the teacher; build it with share_weights=False for training"
+        )
+    tokens = as_tokens(train, tokenizer, config.max_length)
+    held_out = as_tokens(validation, tokenizer, config.max_length)
+    if cache is not None:
+        return _train(student, teacher, tokens, held_out, config, out_dir, progress, cache)
+    if out_dir is not None:
+        cache = TeacherCache.build(
+            teacher, tokens, Path(out_dir) / "teacher", max_bytes=config.cache_bytes, progress=progress
+        )
+        return _train(student, teacher, tokens, held_out, config, out_dir, progress, cache)
+    with tempfile.TemporaryDirectory() as directory:
+        cache = TeacherCache.build(
+            teacher, tokens, directory, max_bytes=config.cache_bytes, progress=progress
+        )
+        return _train(student, teacher, tokens, held_out, config, None, progress, cache)
+
+
+def _train(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokens: Tokens,
+    held_out: Tokens,
+    config: DistillConfig,
+    out_dir: str | os.PathLike[str] | None,
+    progress: Callable[[int, int, str], None] | None,
+    cache: TeacherCache,
+) -> TrainResult:
+    """`train` once its arguments are in order."""
+    reference = evaluate(teacher, held_out)
+    labels = None if held_out.labels is None else torch.tensor(held_out.labels)
+    variance = float(cache.logits.var(correction=0))
+    joint = config.losses == "joint"
+
+    with record_scores(student) as calls:
+
+        def layerwise(items: list[int], batch: dict[str, Tensor]) -> Tensor:
+            batch.pop("labels", None)
+            calls.clear()
+            output = student(**batch, output_hidden_states=True)
+            mask = batch["attention_mask"]
+            targets = cache.targets(items, mask.shape[1], mask.device)
+            loss = config.hidden_weight * hidden_loss(output.hidden_states, targets.hidden, mask)
+            loss = loss + config.scores_weight * scores_loss(calls, targets.scores, mask)
+            if joint:
+                loss = loss + config.prediction_weight * prediction_loss(
+                    output.logits, targets.logits, config.kind, variance
+                )
+            calls.clear()
+            return loss
+
+        def predictions(items: list[int], batch: dict[str, Tensor]) -> Tensor:
+            batch.pop("labels", None)
+            calls.clear()
+            logits = student(**batch).logits
+            calls.clear()
+            return prediction_loss(logits, cache.logits[items].to(logits.device), config.kind, variance)
+
+        def validate() -> dict[str, Any]:
+            logits = evaluate(student, held_out)
+            calls.clear()
+            distance = divergence(reference, logits, config.kind)
+            figures: dict[str, Any] = {"value": -distance, "divergence": distance}
+            if config.kind == "classification":
+                figures["agreement"] = agreement(reference, logits)
+            if labels is not None:
+                figures["score"] = score(logits, labels, config.kind)
+            return figures
+
+        stages = [
+            Stage(
+                "joint" if joint else "layerwise",
+                config.layerwise_epochs,
+                config.lr,
+                config.lr * config.coefficient_lr,
+                joint,
+                layerwise,
+            ),
+            Stage(
+                "predictions",
+                config.prediction_epochs,
+                config.prediction_lr,
+                config.prediction_lr * config.coefficient_lr,
+                True,
+                predictions,
+            ),
+        ]
+        described = {
+            key: value
+            for key, value in asdict(config).items()
+            if key not in ("checkpoint_seconds", "cache_bytes")
+        }
+        key = fingerprint.of_json(
+            [
+                described,
+                architecture_of(student).to_dict(),
+                fingerprint.of_model(teacher),
+                fingerprint.of_tokens(tokens),
+            ]
+        )
+        settings = LoopSettings(
+            batch_size=config.batch_size,
+            warmup=config.warmup,
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            seed=config.seed,
+            precision=config.precision,
+            dropout=config.dropout,
+            freeze_embeddings=config.freeze_embeddings,
+            checkpoint_seconds=config.checkpoint_seconds,
+            validate_every=config.validate_every,
+        )
+        directory = None if out_dir is None else Path(out_dir) / "training"
+        loop = Loop(student, tokens, stages, validate, settings, directory, key, progress)
+        loop.run()
+    return TrainResult(
+        history=loop.state.history,
+        best_validation=loop.state.best or {},
+        seconds=loop.state.seconds,
+        resumed=loop.resumed,
+        teacher_outputs="stored" if cache.stored else "recomputed",
+    )

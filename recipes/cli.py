@@ -1,0 +1,511 @@
+"""The command `sordino`. Heavy imports stay inside the commands, so that `--help` answers at once.
+
+Exit codes: 0 done; 1 done, but a contract was missed; 2 wrong input, said in one message; 3 a fault of
+Sordino's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from recipes.errors import ContractMissed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGES = ("secure_eval", "cost_models", "distill", "nas", "recipes", "results")
+
+app = typer.Typer(
+    name="sordino",
+    help="Compress Hugging Face models so that they run fast under secure multi-party computation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run directory.", show_default="results/<name of the recipe>")
+]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe's YAML file, or the name of a shipped one.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="SORDINO_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Compress Hugging Face models so that they run fast under secure multi-party computation."""
+    os.environ["SORDINO_DEBUG"] = "1" if debug else ""
+    # Waiting OpenMP threads that spin make training several times slower; read when torch is imported, so set
+    # here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _warn_of_shadowed_packages()
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Register a command whose errors become one message and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _errors():
+            return function(*args, **kwargs)
+
+    name = function.__name__.removesuffix("_command")
+    return app.command(name)(guarded)
+
+
+@command
+def run_command(recipe: RecipeName, out: Out = None) -> None:
+    """Run a recipe from data to report, or go on with a run that was stopped.
+
+    Stages: data, teacher, calibrate, search, distill, verify, export, report. A finished stage is skipped
+    while what it depends on is unchanged.
+
+    Example: `sordino run quickstart`
+    """
+    from recipes import run as runner
+
+    path = runner.find(recipe)
+    reporter = _reporter()
+    contract: ContractMissed | None = None
+    try:
+        outcome = runner.run(path, out, command=_command_line(), reporter=reporter)
+        folder = outcome.path
+    except ContractMissed as missed:
+        contract, folder = missed, missed.path
+    _print_summary(folder)
+    typer.echo(f"Report: {folder / 'report.html'}\nModel:  {folder / 'model'}")
+    if contract is not None:
+        raise contract
+
+
+@command
+def search_command(recipe: RecipeName, out: Out = None) -> None:
+    """Run a recipe up to its search and print the front.
+
+    Example: `sordino search quickstart`
+    """
+    from recipes import run as runner
+
+    outcome = runner.run(
+        runner.find(recipe), out, until="search", command=_command_line(), reporter=_reporter()
+    )
+    _print_front(outcome.path)
+
+
+@command
+def distill_command(recipe: RecipeName, out: Out = None) -> None:
+    """Run a recipe up to its distilled students, baselines among them.
+
+    Example: `sordino distill quickstart --out results/trial`
+    """
+    from recipes import run as runner
+
+    outcome = runner.run(
+        runner.find(recipe), out, until="distill", command=_command_line(), reporter=_reporter()
+    )
+    _print_trained(outcome.path)
+
+
+@command
+def verify_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, such as a run's model/.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="Recipe that names the test data and the query's shape.",
+            show_default="the run's own",
+        ),
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Test examples to answer.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Protocol of the secure engine.")] = None,
+    parties: Annotated[str | None, typer.Option("--parties", help="processes, or threads.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Run a model under MPC on test examples and hold it against its plaintext answers and its predicted
+    cost.
+
+    Exit code 1 if counted bytes or rounds differ from the predicted ones.
+
+    Example: `sordino verify results/quickstart/model --samples 16 --json`
+    """
+    from recipes import verification
+
+    found = verification.verify(model, recipe, samples, protocol, parties, _reporter(json_output))
+    if json_output:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_verification(found)
+    if verification.differs(found):
+        raise ContractMissed("counted bytes or rounds differ from the predicted ones", Path(model))
+
+
+@command
+def export_command(
+    recipe: RecipeName,
+    to: Annotated[Path | None, typer.Option("--to", help="Copy the model directory there as well.")] = None,
+    out: Out = None,
+) -> None:
+    """Run a recipe up to the exported model, and copy it if asked to.
+
+    Example: `sordino export quickstart --to ~/models/quickstart`
+    """
+    import shutil
+
+    from recipes import run as runner
+    from recipes.errors import RecipeError
+
+    if to is not None and to.exists():
+        raise RecipeError(f"--to {to}: it is there already; name a new directory")
+    outcome = runner.run(
+        runner.find(recipe), out, until="export", command=_command_line(), reporter=_reporter()
+    )
+    model = outcome.path / "model"
+    if to is not None:
+        shutil.copytree(model, to)
+        model = to
+    typer.echo(f"Model: {model}")
+
+
+@command
+def report_command(
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory with a record.json, or the record itself.")
+    ],
+    json_output: Json = False,
+) -> None:
+    """Make report.html and report.md of a run again, from its record alone.
+
+    Example: `sordino report results/quickstart`
+    """
+    import results
+
+    folder = directory.parent if directory.name == "record.json" else directory
+    record = results.read(folder / "record.json")
+    written = results.write_reports(record, folder)
+    if json_output:
+        typer.echo(record.model_dump_json(indent=2))
+        return
+    _print_summary(folder)
+    typer.echo("\n".join(f"Wrote {path}" for path in written))
+
+
+@command
+def cost_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A hub id, a model directory, package:<name>/<path>, or a config.json."
+        ),
+    ],
+    protocol: Annotated[str, typer.Option("--protocol", help="Protocol of the secure engine.")] = "dealer2pc",
+    network: Annotated[
+        str, typer.Option("--network", help="Network profile: a name or a YAML file.")
+    ] = "wan",
+    device: Annotated[
+        str, typer.Option("--device", help="Device profile: a name or a file of `calibrate`.")
+    ] = "cpu",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Examples in one query.")] = 1,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence-length", min=1, help="Tokens of a query.")
+    ] = 128,
+    json_output: Json = False,
+) -> None:
+    """Predict what a model would cost under MPC. Needs its configuration only, no weights.
+
+    Bytes are the most that one party sends; seconds are those of one online query.
+
+    Example: `sordino cost bert-base-uncased --network wan --sequence-length 128`
+    """
+    from recipes import pricing
+
+    found = pricing.cost(model, protocol, network, device, batch, sequence_length)
+    if json_output:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_cost(found)
+
+
+@command
+def calibrate_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the profile.")] = Path("device.yaml"),
+) -> None:
+    """Measure how fast this machine computes, for `--device` and a recipe's `secure.device`.
+
+    Example: `sordino calibrate --output my_machine.yaml`
+    """
+    from recipes import pricing
+
+    path = pricing.calibrate(output, _reporter())
+    typer.echo(f"Wrote {path}. Use it: sordino cost MODEL --device {path}")
+
+
+@command
+def doctor_command(json_output: Json = False) -> None:
+    """Look at this installation: versions, cores, memory, clashing package names, optional extras.
+
+    Exit code 1 if something is broken.
+
+    Example: `sordino doctor`
+    """
+    from recipes import doctor
+
+    found = doctor.examine()
+    if json_output:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_doctor(found)
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+@command
+def recipes_command(json_output: Json = False) -> None:
+    """List the recipes that come with Sordino.
+
+    Example: `sordino recipes`
+    """
+    from recipes import run as runner
+
+    found = {name: {"path": str(path), "about": _about(path)} for name, path in runner.shipped().items()}
+    if json_output:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for name, entry in found.items():
+        typer.echo(f"{name:16} {entry['about']}\n{'':16} {entry['path']}")
+
+
+def main() -> None:
+    """Entry point of the command `sordino`."""
+    app()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn exceptions into one message and an exit code; with --debug they pass."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        _complain("stopped; start the same command again and it goes on where it was")
+        raise typer.Exit(130) from None
+    except ContractMissed as missed:
+        _complain(str(missed))
+        raise typer.Exit(1) from None
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("SORDINO_DEBUG"):
+            raise
+        _complain(str(error) or type(error).__name__)
+        raise typer.Exit(2) from None
+    except Exception as error:
+        if os.environ.get("SORDINO_DEBUG"):
+            raise
+        _complain(
+            f"{type(error).__name__}: {error}\nThis is a fault of Sordino's; `sordino --debug …` shows where."
+        )
+        raise typer.Exit(3) from None
+
+
+def _complain(message: str) -> None:
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+def _warn_of_shadowed_packages() -> None:
+    """Our top-level names are ordinary words: say so if another distribution's package is the one that gets
+    imported."""
+    home = Path(__file__).resolve().parent.parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is not None and origin.parent.parent != home:
+            _complain(
+                f"the package {name!r} is imported from {origin.parent}, which is not Sordino's; "
+                "see `sordino doctor`"
+            )
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["sordino", *sys.argv[1:]])
+
+
+def _reporter(quiet: bool = False):  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from recipes.progress import Reporter
+
+    return Reporter(Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True))
+
+
+def _table(title: str, header: list[str], rows: list[list[str]], bold: int | None = None) -> None:
+    """A table on standard output, wide enough for its columns where there is no terminal that says
+    otherwise."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for position, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if position == 0 else "right", overflow="fold")
+    for number, row in enumerate(rows):
+        table.add_row(*(Text(cell) for cell in row), style="bold green" if number == bold else None)
+    console.print(table)
+
+
+def _print_summary(folder: Path) -> None:
+    from results import wording
+    from results.record import read
+
+    record = read(folder / "record.json")
+    header, rows = wording.summary(record)
+    chosen = next((i for i, model in enumerate(record.headline()) if model.id == record.chosen), None)
+    _table(record.title or record.name, header, rows, chosen)
+    typer.echo(wording.headline(record))
+
+
+def _print_front(folder: Path) -> None:
+    from recipes.files import read_json
+    from results import wording
+
+    front = read_json(folder / "search" / "front.json")
+    points = [p for p in front["evaluated"] if p["id"] in front["points"] or p["names"]]
+    rows = []
+    for point in sorted(points, key=lambda p: p["seconds"]):
+        tally: dict[str, int] = {}
+        for variant in point["architecture"]["sites"].values():
+            tally[variant] = tally.get(variant, 0) + 1
+        made_of = ", ".join(f"{variant} ×{n}" for variant, n in sorted(tally.items())) or "exact"
+        kl, online = point["scores"]["kl"], point["cost"]["online"]
+        name = point["names"][0] if point["names"] else point["id"]
+        row = [name, wording.number(kl), wording.seconds(point["seconds"]), wording.size(online["bytes"])]
+        rows.append([*row, wording.count(online["rounds"]), made_of])
+    header = [
+        "candidate",
+        "KL, untrained",
+        f"predicted {front['network']}",
+        "online bytes",
+        "rounds",
+        "made of",
+    ]
+    _table("The front and the named baselines", header, rows)
+
+
+def _print_trained(folder: Path) -> None:
+    from recipes.files import read_json
+    from results import wording
+
+    found = [read_json(path) for path in sorted((folder / "distill").glob("*/result.json"))]
+    rows = [
+        [r["title"], f"{r['validation']:.4f}", wording.percent(r["agreement"]), f"{r['seconds']:.0f}"]
+        for r in found
+    ]
+    _table("Distilled models", ["model", "validation score", "agreement", "training seconds"], rows)
+
+
+def _print_verification(found: dict[str, Any]) -> None:
+    from results import wording
+
+    rows = []
+    for phase in ("setup", "offline", "online"):
+        predicted, measured = found["predicted"][phase], found["measured"][phase]
+        same = (predicted["bytes"], predicted["rounds"]) == (measured["bytes"], measured["rounds"])
+        row = [phase, wording.count(predicted["bytes"]), wording.count(measured["bytes"])]
+        row += [
+            wording.count(predicted["rounds"]),
+            wording.count(measured["rounds"]),
+            "yes" if same else "NO",
+        ]
+        rows.append([*row, wording.seconds(measured["seconds"])])
+    header = [
+        "phase",
+        "predicted bytes",
+        "counted bytes",
+        "predicted rounds",
+        "counted rounds",
+        "equal",
+        "measured",
+    ]
+    _table(f"{found['protocol']}, {found['samples']} examples, parties as {found['parties']}", header, rows)
+    accuracy = found["accuracy"]
+    typer.echo(
+        f"Score {accuracy['secure']:.4f} under MPC, {accuracy['plaintext']:.4f} in plaintext on the same "
+        "examples; "
+        f"agreement {wording.percent(found['agreement'])}, largest logit error {found['max_logit_error']:.2g}"
+    )
+
+
+def _print_cost(found: dict[str, Any]) -> None:
+    from results import wording
+
+    online, seconds = found["online"], found["seconds"]
+    title = f"{found['model']} on {found['protocol']}, {found['network']}, {found['device']}"
+    rows = [
+        [
+            "set-up, once a model",
+            wording.size(found["setup"]["bytes"]),
+            wording.count(found["setup"]["rounds"]),
+        ],
+        ["offline, a query", wording.size(found["offline"]["bytes"]), wording.ABSENT],
+        ["online, a query", wording.size(online["bytes"]), wording.count(online["rounds"])],
+    ]
+    _table(title, ["phase", "bytes", "rounds"], rows)
+    shown = sorted(found["by_site"], key=lambda site: -site["bytes"])[:12]
+    rows = [[s["site"], wording.size(s["bytes"]), wording.count(s["rounds"])] for s in shown]
+    if rows:
+        _table(f"The dearest of {len(found['by_site'])} modules, online", ["module", "bytes", "rounds"], rows)
+    typer.echo(
+        f"One online query: {wording.seconds(seconds['total'])} = compute "
+        f"{wording.seconds(seconds['compute'])} "
+        f"+ network {wording.seconds(seconds['network'])}; {online['macs']:,} multiply-accumulates"
+    )
+
+
+def _print_doctor(found: dict[str, Any]) -> None:
+    from results import wording
+
+    hardware = found["hardware"]
+    memory = wording.size(hardware["memory_bytes"])
+    typer.echo(f"{hardware['processor']}: {hardware['cores']} cores, {memory}; {hardware['system']}")
+    rows = [[name, version or "not installed"] for name, version in found["versions"].items()]
+    _table("Needed", ["package", "version"], rows)
+    rows = [
+        [name, entry["version"] or "not installed", entry["for"]] for name, entry in found["extras"].items()
+    ]
+    _table("Optional", ["package", "version", "for"], rows)
+    for line in found["problems"]:
+        _complain(line)
+    if not found["problems"]:
+        typer.echo("No problem found.")
+
+
+def _about(path: Path) -> str:
+    """The first comment line of a recipe."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Everything that can be wrong with a recipe, looked at within seconds, before any long work.
+
+Faults that don't depend on each other are reported together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from recipes.checkpoints import locate_checkpoint
+from recipes.context import BASELINE_VARIANTS, Context, example_inputs
+from recipes.errors import RecipeError
+from recipes.progress import Callback
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from distill import Site, Splits
+
+Found = TypeVar("Found")
+STEPS = 5
+
+
+class _Problems:
+    """Collects messages of checks that fail for reasons that a user can act on; other exceptions pass."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def catch(self, place: str, check: Callable[[], Found]) -> Found | None:
+        try:
+            return check()
+        except ValueError as error:
+            self.lines.append(f"at $.{place}: {error}")
+        except OSError as error:
+            self.lines.append(f"at $.{place}: {error}")
+        return None
+
+    def stop(self) -> None:
+        if self.lines:
+            raise RecipeError("the recipe cannot be run:", self.lines)
+
+
+def check(context: Context, progress: Callback) -> None:
+    """Raises RecipeError with everything that is found wrong."""
+    recipe, problems = context.recipe, _Problems()
+    progress(0, STEPS, "checkpoint")
+    config = problems.catch("teacher.checkpoint", lambda: load_config(context))
+    if config is not None:
+        problems.catch("teacher.checkpoint", lambda: context.tokenizer)
+    progress(1, STEPS, "data")
+    splits = problems.catch("teacher.task.data", lambda: load_data(context))
+    problems.catch("search.sites", lambda: check_space(context, None))
+    problems.stop()
+    assert config is not None and splits is not None
+
+    problems.catch("teacher", lambda: check_head(context, config, splits))
+    problems.catch("secure.sequence_length", lambda: check_length(context, config))
+    problems.catch("verify.samples", lambda: check_samples(context, splits))
+    problems.catch("teacher.task.kind", lambda: check_task(splits))
+    problems.stop()
+    progress(2, STEPS, "model")
+    model = problems.catch("teacher.checkpoint", lambda: build(config, splits.num_labels, "meta"))
+    if model is not None:
+        sites = problems.catch("teacher.checkpoint", lambda: find_sites(model))
+        if sites is not None:
+            problems.catch("search", lambda: check_space(context, sites))
+            problems.catch("baselines", lambda: check_baselines(context, sites))
+        progress(3, STEPS, "operations")
+        problems.catch("teacher.checkpoint", lambda: check_operations(context, model))
+    problems.stop()
+    if any(value is not None for value in recipe.search.limits.model_dump().values()):
+        progress(4, STEPS, "limits")
+        problems.catch("search.limits", lambda: check_limits(context, config, splits.num_labels, progress))
+        problems.stop()
+    progress(STEPS, STEPS, "checked")
+
+
+def load_config(context: Context) -> Any:
+    """The checkpoint's configuration. Raises RecipeError if the checkpoint isn't there or has none."""
+    from transformers import AutoConfig
+
+    name = context.recipe.teacher.checkpoint
+    located = locate_checkpoint(name, context.origin.parent)
+    try:
+        return AutoConfig.from_pretrained(located)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RecipeError(f"checkpoint {name!r} does not load: {reason}") from None
+
+
+def load_data(context: Context) -> Splits:
+    """The splits; a file that is missing, a column or a pattern that does not fit is an error of distill's
+    own."""
+    import distill
+
+    return distill.load(context.task)
+
+
+def build(config: Any, num_labels: int, device: str) -> PreTrainedModel:
+    """The teacher's class with random weights (none on "meta") and a head for the task."""
+    import copy
+
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    shaped = copy.deepcopy(config)
+    shaped.num_labels = num_labels
+    try:
+        with torch.device(device):
+            model = AutoModelForSequenceClassification.from_config(shaped, attn_implementation="eager")
+    except (ValueError, KeyError) as error:
+        raise RecipeError(f"transformers has no sequence classifier of this checkpoint: {error}") from None
+    # As the fine-tuned teacher will have them: the prices of the model are then found again by the search.
+    model.config.architectures = [type(model).__name__]
+    model.config.problem_type = "single_label_classification" if num_labels > 1 else "regression"
+    return model.eval()
+
+
+def find_sites(model: PreTrainedModel) -> list[Site]:
+    import distill
+
+    return distill.find_sites(model)
+
+
+def check_head(context: Context, config: Any, splits: Splits) -> None:
+    """Without fine-tuning, the checkpoint must have a head with the task's labels."""
+    if context.recipe.teacher.train.epochs > 0:
+        return
+    architectures = config.architectures or []
+    if not any("ForSequenceClassification" in name for name in architectures):
+        raise RecipeError(
+            f"train.epochs is 0, but the checkpoint is {', '.join(architectures) or 'of no class'} and has "
+            "no head "
+            "for this task; give it at least one epoch"
+        )
+    if config.num_labels != splits.num_labels:
+        raise RecipeError(
+            f"train.epochs is 0, but the checkpoint has {config.num_labels} outputs and the data "
+            f"{splits.num_labels} labels"
+        )
+    names = [config.id2label.get(i) for i in range(config.num_labels)]
+    if splits.kind == "classification" and names != list(splits.label_names):
+        raise RecipeError(
+            f"train.epochs is 0, but the checkpoint's labels are {names} and the data's "
+            f"{list(splits.label_names)}, "
+            "in this order; they must be the same"
+        )
+
+
+def check_length(context: Context, config: Any) -> None:
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and context.sequence_length > most:
+        raise RecipeError(f"{context.sequence_length} tokens, but this model takes at most {most}")
+
+
+def check_samples(context: Context, splits: Splits) -> None:
+    wanted = context.recipe.verify.samples
+    if wanted > len(splits.test):
+        raise RecipeError(f"{wanted} examples, but the test split has only {len(splits.test)}")
+
+
+def check_task(splits: Splits) -> None:
+    """The search compares class probabilities, so it needs classes."""
+    if splits.kind != "classification":
+        raise RecipeError(
+            f"the search scores candidates by class probabilities and cannot do {splits.kind!r} yet"
+        )
+
+
+def check_space(context: Context, sites: list[Site] | None) -> None:
+    """The space names what exists and, once they are known, fits the model's sites."""
+    from recipes.stages.search import space
+
+    made = space(context.recipe)
+    if sites is not None:
+        made.options(sites)
+
+
+def check_baselines(context: Context, sites: list[Site]) -> None:
+    from distill import Architecture
+    from recipes.stages.distill import baselines
+
+    for name in baselines(context):
+        Architecture.uniform(sites, BASELINE_VARIANTS[name]).validate(sites)
+
+
+def check_operations(context: Context, model: PreTrainedModel) -> None:
+    """Every operation of the model has a secure form; the error lists all that have none, with their
+    modules."""
+    import secure_eval
+
+    inputs = example_inputs(context.tokenizer, context.recipe.secure.batch, context.sequence_length)
+    secure_eval.capture(model, {name: value.to("meta") for name, value in inputs.items()})
+
+
+def check_limits(context: Context, config: Any, num_labels: int, progress: Callback) -> None:
+    """Some candidate meets the limits. Prices need no trained weights and are kept for the search."""
+    import distill
+    import nas
+    from recipes.stages.search import limits, space
+
+    recipe = context.recipe
+    model = build(config, num_labels, "cpu")
+    inputs = example_inputs(context.tokenizer, recipe.secure.batch, context.sequence_length)
+    sites = distill.find_sites(model)
+    table = nas.build_cost_table(
+        model,
+        distill.calibrate(model, [inputs]),
+        space(recipe),
+        inputs,
+        protocol=recipe.secure.protocol,
+        run_dir=context.run.path,
+        progress=progress,
+    )
+    bounds = nas.Limits.of(limits(recipe, table, sites))
+    nas.check_limits(
+        table, space(recipe), sites, bounds, network=recipe.secure.network, device=recipe.secure.device
+    )

@@ -1,0 +1,136 @@
+"""`sordino cost` and `sordino calibrate`: what a model would cost, from its configuration alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.checkpoints import is_local, locate_checkpoint
+from recipes.errors import RecipeError
+from recipes.files import write_text
+from recipes.progress import Reporter
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def cost(
+    name: str, protocol: str, network: str, device: str, batch: int, sequence_length: int
+) -> dict[str, Any]:
+    """Predicted cost of one query, in the words of `sordino cost --json`.
+
+    Raises RecipeError or another ValueError for an unknown model, protocol or profile, and
+    secure_eval.UnsupportedOperations, with the whole list, for a model that cannot run securely.
+    """
+    import cost_models
+
+    model = skeleton(name)
+    inputs = meta_inputs(model, batch, sequence_length)
+    found = cost_models.predict(model, inputs, protocol=protocol)
+    seconds = cost_models.seconds(found, network=network, device=device)
+
+    def counts(phase: Any) -> dict[str, int]:
+        return {"bytes": round(phase.bytes), "rounds": round(phase.rounds)}
+
+    return {
+        "model": name,
+        "protocol": protocol,
+        "network": network,
+        "device": device,
+        "batch": batch,
+        "sequence_length": sequence_length,
+        "setup": counts(found.setup),
+        "offline": {"bytes": round(found.offline.bytes)},
+        "online": counts(found.online) | {"macs": round(found.online.macs)},
+        "seconds": {"compute": seconds.compute, "network": seconds.network, "total": seconds.total},
+        "by_site": [{"site": site, **counts(phase)} for site, phase in found.by_site.items()],
+    }
+
+
+def skeleton(name: str) -> PreTrainedModel:
+    """The model of a directory, a config.json, a package or a hub id, without weights: on the meta device."""
+    import transformers
+
+    text, config = described(name)
+    carried = text.get("sordino")
+    names = [carried["base_class"]] if carried else text.get("architectures") or []
+    classes = [getattr(transformers, n) for n in names if hasattr(transformers, n)]
+    import torch
+
+    try:
+        with torch.device("meta"):
+            if classes:
+                model = classes[0]._from_config(config, attn_implementation="eager")
+            else:
+                model = transformers.AutoModel.from_config(config, attn_implementation="eager")
+            if carried:
+                from distill.surgery import install
+
+                install(model)
+    except (ValueError, KeyError) as error:
+        raise RecipeError(f"model {name!r}: transformers cannot build it: {error}") from None
+    return model.eval()
+
+
+def meta_inputs(model: PreTrainedModel, batch: int, sequence_length: int) -> dict[str, torch.Tensor]:
+    """One query's inputs on the meta device: ids and a mask [batch, sequence_length], or pixels."""
+    import torch
+
+    from distill.sites import probe_inputs
+
+    given = probe_inputs(model, sequence_length)
+    inputs = {name: value.expand(batch, *value.shape[1:]).contiguous() for name, value in given.items()}
+    if "input_ids" in inputs:
+        most = getattr(model.config, "max_position_embeddings", None)
+        if most is not None and sequence_length > most:
+            raise RecipeError(f"--sequence-length {sequence_length}: this model takes at most {most} tokens")
+        inputs["attention_mask"] = torch.ones(batch, sequence_length, dtype=torch.long, device="meta")
+    return inputs
+
+
+def calibrate(output: Path, reporter: Reporter) -> Path:
+    """Measure this machine and write its device profile, a YAML file, to `output`."""
+    import yaml
+
+    import cost_models
+
+    if output.suffix not in (".yaml", ".yml"):
+        raise RecipeError(f"--output {output}: a profile is a YAML file, so its name ends in .yaml")
+    with reporter.step("measure this machine") as progress:
+        found = cost_models.calibrate(progress=progress)
+    write_text(output, yaml.safe_dump(asdict(found), sort_keys=False))
+    return output
+
+
+def described(name: str) -> tuple[dict[str, Any], Any]:
+    """The model's config.json as it is, and as transformers' own configuration."""
+    from transformers import AutoConfig
+
+    given = Path(name).expanduser()
+    located = str(given.resolve()) if given.is_file() else locate_checkpoint(name, Path.cwd())
+    try:
+        if is_local(located):
+            path = Path(located) if Path(located).is_file() else Path(located) / "config.json"
+            text = json.loads(path.read_text(encoding="utf-8"))
+            carried = text.get("sordino")
+            if carried:  # an exported model has a type of its own; its family's is noted beside it
+                own = ("model_type", "auto_map", "architectures")
+                kept = {k: v for k, v in text.items() if k not in own}
+                return text, AutoConfig.for_model(carried["base_model_type"], **kept)
+            kind = text.get("model_type")
+            if not isinstance(kind, str):
+                raise RecipeError(f"model {name!r}: its config.json names no model_type")
+            kept = {k: v for k, v in text.items() if k != "model_type"}
+            return text, AutoConfig.for_model(kind, **kept)
+        config = AutoConfig.from_pretrained(located)
+        return config.to_dict(), config
+    except RecipeError:
+        raise
+    except FileNotFoundError:
+        raise RecipeError(f"model {name!r}: no config.json there") from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RecipeError(f"model {name!r} does not load: {reason}") from None

@@ -1,0 +1,527 @@
+"""A recipe: every key, its type, its default and its meaning. docs/recipe_schema.md is written from here.
+
+Reading a recipe finds every fault at once: syntax (with the line), unknown keys (with the path, what was
+probably meant and what is allowed), wrong types, and names of protocols, networks, devices and variants that
+nothing has registered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from recipes.errors import RecipeError, suggestion
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Epochs = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """A mapping whose keys are all known. Values are not coerced: the text "3" is no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Strict):
+    """Where the examples come from."""
+
+    source: str = Field(
+        description=(
+            "`package:<distribution>/<path inside it>`, a path (from the recipe's folder), or "
+            "`hub:<data set>`"
+        )
+    )
+    format: Literal["lines", "csv", "tsv", "hub"] = Field(
+        default="csv",
+        description=(
+            "`lines`: one example a line, taken apart by `pattern`; `csv`, `tsv`: columns with a "
+            "header; `hub`"
+        ),
+    )
+    pattern: str | None = Field(
+        default=None,
+        description="for `lines`: a regular expression with the groups `(?P<text>…)` and `(?P<label>…)`",
+    )
+    encoding: str = Field(default="utf-8", description="encoding of the file")
+    text: str = Field(default="text", description="name of the column that holds the text")
+    label: str = Field(default="label", description="name of the column that holds the label")
+    quoting: bool = Field(default=True, description="whether double quotes quote a field (csv, tsv)")
+    threshold: float | None = Field(
+        default=None, description="classes from numbers: a label above it is `positive`, any other `negative`"
+    )
+    validation: Share = Field(
+        default=0.1, description="share of the examples that choose: search, early stopping, selection"
+    )
+    test: Share = Field(default=0.1, description="share of the examples that are looked at once, at the end")
+
+    limit: int | None = Field(
+        default=None, ge=1, description="keep at most this many examples of each split, for trials"
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        missing = [name for name in ("text", "label") if name not in groups]
+        if missing:
+            raise ValueError(
+                f"the expression has no group {' and no group '.join(f'(?P<{m}>…)' for m in missing)}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.format == "lines" and self.pattern is None:
+            raise ValueError("format 'lines' needs a `pattern` with the groups (?P<text>…) and (?P<label>…)")
+        if self.format != "lines" and self.pattern is not None:
+            raise ValueError(f"`pattern` is for format 'lines', not {self.format!r}")
+        if self.validation + self.test >= 0.9:
+            raise ValueError(
+                "`validation` and `test` together leave less than a tenth of the examples for training"
+            )
+        return self
+
+
+class Task(Strict):
+    """What the model is to do, and on which data."""
+
+    kind: Literal["classification", "regression"] = Field(
+        default="classification", description="what a label is"
+    )
+    data: Data
+
+
+class TeacherTraining(Strict):
+    """Fine-tuning of the teacher, where the checkpoint has no head for the task."""
+
+    epochs: Epochs = Field(
+        default=3, description="passes over the training split; 0 takes the checkpoint as it is"
+    )
+    lr: float = Field(default=5e-5, gt=0, description="peak learning rate, linear warm-up and decay")
+    batch_size: int = Field(default=32, ge=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of a gradient")
+    freeze_embeddings: bool = Field(default=True, description="leave the word embeddings as they are")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="arithmetic of the training"
+    )
+
+
+class Teacher(Strict):
+    """The model to compress, fine-tuned here if it has no head."""
+
+    checkpoint: str = Field(
+        description="a directory (from the recipe's folder), `package:<distribution>/<path>`, or a hub id"
+    )
+    task: Task
+    train: TeacherTraining = TeacherTraining()
+
+
+class Secure(Strict):
+    """The deployment that is optimised for: protocol, network and the shape of a query."""
+
+    protocol: str = Field(default="dealer2pc", description="name of a protocol of the secure engine")
+    network: str = Field(
+        default="wan", description="network profile whose seconds the search minimises: a name or a YAML file"
+    )
+    networks: list[str] = Field(default=["lan", "wan"], description="profiles whose seconds are reported")
+    device: str = Field(
+        default="cpu",
+        description="device profile for compute: a name or a file written by `sordino calibrate`",
+    )
+    sequence_length: int = Field(default=128, ge=2, description="tokens a query is padded or cut to")
+    batch: int = Field(default=1, ge=1, description="examples in one query")
+
+    @field_validator("protocol")
+    @classmethod
+    def _protocol(cls, value: str) -> str:
+        from recipes.vocabulary import protocols
+
+        return _known(value, protocols(), "protocol")
+
+    @field_validator("network", "device")
+    @classmethod
+    def _profile(cls, value: str, info: pydantic.ValidationInfo) -> str:
+        return _profile(value, str(info.field_name))
+
+    @field_validator("networks")
+    @classmethod
+    def _profiles(cls, value: list[str]) -> list[str]:
+        return [_profile(name, "network") for name in value]
+
+    @property
+    def priced(self) -> list[str]:
+        """Every profile to price on: `networks`, with `network` among them."""
+        return list(dict.fromkeys([*self.networks, self.network]))
+
+
+class Limits(Strict):
+    """What a student may cost at most, online and a query. Candidates beyond a limit are never chosen."""
+
+    latency_s: float | None = Field(default=None, gt=0, description="predicted seconds on `secure.network`")
+    online_bytes: float | None = Field(default=None, gt=0, description="bytes that one party sends")
+    rounds: float | None = Field(default=None, gt=0, description="rounds on the critical path")
+    baseline: Literal["teacher", "mpcformer"] | None = Field(
+        default=None, description="no more online bytes and no more rounds than this named baseline"
+    )
+
+
+class Search(Strict):
+    """The search over architectures: what may stand at each site, how long to look, and what to look for."""
+
+    trials: int = Field(
+        default=200, ge=1, description="architectures that the study scores, without training them"
+    )
+    sites: dict[str, list[str]] = Field(
+        default={"softmax": ["exact", "2quad", "power4"], "activation": ["exact", "quad_channel"]},
+        description="for each kind of site the variants that may stand there",
+    )
+    only: dict[str, list[str]] = Field(
+        default={},
+        description="narrower lists for single sites, by name or pattern such as `*.layer.0.*.softmax`",
+    )
+    limits: Limits = Limits()
+    objectives: list[Literal["kl", "seconds"]] = Field(
+        default=["kl", "seconds"],
+        description="what is minimised: divergence from the teacher, predicted seconds",
+    )
+    calibration_samples: int = Field(
+        default=512, ge=8, description="unlabelled training examples that calibrate variants"
+    )
+    validation_samples: int = Field(
+        default=256, ge=8, description="validation examples that score a candidate"
+    )
+    candidates: int = Field(default=3, ge=1, description="points of the front that are distilled")
+
+    @field_validator("sites")
+    @classmethod
+    def _sites(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        from recipes.vocabulary import kinds, variants
+
+        problems = []
+        for kind, names in value.items():
+            if kind not in kinds():
+                problems.append(f"unknown kind of site {kind!r}{suggestion(kind, kinds())}")
+                continue
+            if not names:
+                problems.append(f"{kind}: the list is empty; allowed: {', '.join(variants(kind))}")
+            known = variants(kind)
+            problems += [
+                f"{kind}: unknown variant {n!r}{suggestion(n, known)}" for n in names if n not in known
+            ]
+        if not value:
+            problems.append(f"no kind of site is named; allowed: {', '.join(kinds())}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return value
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives(cls, value: list[str]) -> list[str]:
+        if set(value) != {"kl", "seconds"}:
+            raise ValueError(
+                "the search trades closeness against cost, so both 'kl' and 'seconds' are needed"
+            )
+        return value
+
+
+class Distillation(Strict):
+    """Training of the students (MPCFormer's two stages by default)."""
+
+    layerwise_epochs: Epochs = Field(
+        default=2, description="stage 1: hidden states and attention scores of every layer"
+    )
+    prediction_epochs: Epochs = Field(default=1, description="stage 2: the teacher's predictions")
+    lr: float = Field(default=5e-5, gt=0, description="learning rate of stage 1")
+    prediction_lr: float = Field(default=1e-5, gt=0, description="learning rate of stage 2")
+    coefficient_lr: float = Field(
+        default=10.0,
+        gt=0,
+        description="rate of the replacements' own coefficients, as a multiple of the stage's",
+    )
+    batch_size: int = Field(default=32, ge=1)
+    warmup: float = Field(
+        default=0.1, ge=0, lt=1, description="share of a stage's steps in which the rate rises"
+    )
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of a gradient")
+    losses: Literal["two_stage", "joint"] = Field(
+        default="two_stage", description="stages in a row, or one loss of both"
+    )
+    freeze_embeddings: bool = Field(default=True, description="leave the word embeddings as they are")
+    dropout: bool = Field(default=False, description="drop-out in the student while it trains")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="arithmetic of the training"
+    )
+
+
+class BaselineTraining(Strict):
+    """How a named baseline is trained, where it differs from `distill`."""
+
+    layerwise_epochs: Epochs | None = Field(
+        default=None, description="as in `distill`, whose value is the default"
+    )
+    prediction_epochs: Epochs | None = Field(
+        default=None, description="as in `distill`, whose value is the default"
+    )
+    lr: float = Field(default=5e-5, gt=0, description="MPCFormer's published rate for stage 1")
+    prediction_lr: float = Field(default=1e-5, gt=0, description="MPCFormer's published rate for stage 2")
+
+
+class Baselines(Strict):
+    """Published recipes that are run on the same model, data and engine. The teacher always is one."""
+
+    mpcformer: BaselineTraining | None = Field(
+        default=BaselineTraining(),
+        description="Quad and 2Quad everywhere, two-stage training; null leaves it out",
+    )
+
+
+class Verify(Strict):
+    """The run under MPC that checks accuracy and cost."""
+
+    samples: int = Field(default=64, ge=1, description="test examples that are answered under MPC")
+    parties: Literal["processes", "threads"] = Field(
+        default="processes", description="`processes` is a real run over loopback; `threads` a simulation"
+    )
+    candidates: int = Field(
+        default=1, ge=1, description="students that are verified: the chosen one and the next best"
+    )
+    max_drop: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="contract: how far accuracy under MPC may lie below the teacher's plaintext accuracy",
+    )
+
+
+class Export(Strict):
+    """The form in which the chosen student is handed over."""
+
+    formats: list[Literal["transformers", "torch_export"]] = Field(
+        default=["transformers"],
+        description="`transformers`: a directory for from_pretrained; `torch_export`: program.pt2",
+    )
+
+
+class Report(Strict):
+    """What the report says beside the numbers."""
+
+    title: str | None = Field(default=None, description="heading of the report, the recipe's name by default")
+    description: str = Field(default="", description="a sentence or two under the heading")
+
+
+class Recipe(Strict):
+    """Every key has a section below. Only `teacher` has to be given."""
+
+    name: str | None = Field(
+        default=None, description="name of the run directory under results/; the file's name by default"
+    )
+    seed: int = Field(default=0, ge=0, description="the one seed that all randomness of the run derives from")
+    teacher: Teacher
+    secure: Secure = Secure()
+    search: Search = Search()
+    distill: Distillation = Distillation()
+    baselines: Baselines = Baselines()
+    verify: Verify = Verify()
+    export: Export = Export()
+    report: Report = Report()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(
+                f"{value!r} names a directory, so only letters, digits, '.', '_' and '-' are allowed"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        limit = self.search.limits.baseline
+        if limit == "mpcformer" and self.baselines.mpcformer is None:
+            raise ValueError("search.limits.baseline is 'mpcformer', but baselines.mpcformer is null")
+        return self
+
+
+def parse(text: str, origin: str) -> Recipe:
+    """A recipe from YAML text; `origin` is its file, which messages name and to which its paths are relative.
+
+    Raises RecipeError with every fault.
+    """
+    data = _load(text, origin)
+    secure = data.get("secure") if isinstance(data, dict) else None
+    if isinstance(secure, dict):
+        _resolve_profiles(secure, Path(origin).resolve().parent)
+    return validate(data, origin)
+
+
+def validate(data: Any, origin: str) -> Recipe:
+    """A recipe from nested dicts. Raises RecipeError with every fault."""
+    if not isinstance(data, dict):
+        raise RecipeError(f"{origin}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    try:
+        return Recipe.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"{origin}: not a valid recipe", _problems(error)) from None
+
+
+def _resolve_profiles(secure: dict[str, Any], base: Path) -> None:
+    """Make relative paths of profile files absolute."""
+
+    def resolved(value: Any) -> Any:
+        is_file = isinstance(value, str) and value.endswith((".yaml", ".yml"))
+        return str(base / value) if is_file else value
+
+    for key in ("network", "device"):
+        if key in secure:
+            secure[key] = resolved(secure[key])
+    if isinstance(secure.get("networks"), list):
+        secure["networks"] = [resolved(value) for value in secure["networks"]]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with two traps taken out: a key given twice is an error, and 5e-5 is a number."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is no text", key_node.start_mark
+            )
+        if key in seen:
+            message = f"the key {key!r} is given twice, first in line {seen[key]}"
+            raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+        seen[key] = line
+    return loader.construct_mapping(node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"),
+    list("-+0123456789."),
+)
+
+
+def _load(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        lines = text.splitlines()
+        shown = (
+            f"\n  {lines[mark.line].rstrip()}\n  {' ' * mark.column}^"
+            if mark and mark.line < len(lines)
+            else ""
+        )
+        begun = error.context_mark
+        context = f" ({error.context} that began in line {begun.line + 1})" if error.context and begun else ""
+        raise RecipeError(f"{origin}, {where}: {error.problem or error}{context}{shown}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{origin}: not YAML: {error}") from None
+
+
+def _problems(error: pydantic.ValidationError) -> list[str]:
+    """One line for each fault, in the order of the recipe."""
+    lines = []
+    for fault in error.errors():
+        path = [part for part in fault["loc"] if not _is_union_tag(part)]
+        place = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
+        value = fault.get("input")
+        kind = fault["type"]
+        if kind == "extra_forbidden":
+            keys = _keys(path[:-1])
+            lines.append(f"at {place}: unknown key {str(path[-1])!r}{suggestion(path[-1], keys)}")
+        elif kind == "missing":
+            lines.append(f"at {place}: required, and not given")
+        elif kind == "literal_error":
+            expected = [
+                e.strip("'") for e in re.findall(r"'[^']*'", str(fault.get("ctx", {}).get("expected", "")))
+            ]
+            lines.append(f"at {place}: {value!r} is not known{suggestion(value, expected)}")
+        elif kind == "value_error":
+            lines.extend(f"at {place}: {text}" for text in str(fault["ctx"]["error"]).split("\n"))
+        elif kind == "model_type":
+            lines.append(
+                f"at {place}: a mapping with the keys {', '.join(_keys(path))} is needed, not {value!r}"
+            )
+        else:
+            lines.append(f"at {place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {_short(value)}")
+    return lines
+
+
+def _is_union_tag(part: int | str) -> bool:
+    """Pydantic puts the tried type of a union into the path; it is no key of the recipe."""
+    return isinstance(part, str) and bool(
+        re.fullmatch(r"(nullable|function-.*|constrained-.*|literal\[.*)", part)
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _keys(path: Sequence[int | str]) -> list[str]:
+    """Allowed keys of the mapping at `path`."""
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = field and next(
+            (t for t in (field.annotation, *get_args(field.annotation)) if _is_model(t)), None
+        )
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _known(value: str, allowed: Sequence[str], what: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"unknown {what} {value!r}{suggestion(value, allowed)}")
+    return value
+
+
+def _profile(value: str, what: str) -> str:
+    """A profile is a registered name or a YAML file."""
+    from recipes.vocabulary import devices, networks
+
+    if value.endswith((".yaml", ".yml")):
+        if not Path(value).is_file():
+            raise ValueError(f"no {what} profile file {value!r}")
+        return value
+    return _known(value, networks() if what == "network" else devices(), f"{what} profile")
+
+
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """The whole recipe as JSON-like data, defaults included."""
+    return recipe.model_dump(mode="json")
+
+
+def section(recipe: Recipe, *names: str) -> dict[str, Any]:
+    """Some of a recipe's sections, as a stage's inputs: a change elsewhere leaves the stage's hash as it
+    is."""
+    whole = dump(recipe)
+    return {name: whole[name] for name in names}

@@ -1,0 +1,134 @@
+"""Distil the named baselines and the front's best candidates, each a resumable step of its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from recipes.context import TITLES, Context
+from recipes.files import read_json, write_json
+from recipes.progress import Callback
+from recipes.rundir import Step
+from recipes.schema import section
+
+if TYPE_CHECKING:
+    from distill import Architecture
+
+CACHE = "distill/.teacher"
+
+
+@dataclass(frozen=True)
+class Student:
+    """One model to train. `training` are the settings of `distill.DistillConfig` that the recipe gives."""
+
+    id: str
+    title: str
+    architecture: Architecture
+    training: dict[str, Any]
+    proxy: dict[str, float]
+
+
+def students(context: Context) -> list[Student]:
+    """The baselines and the candidates, in the order in which they are trained. Needs the search's front."""
+    recipe, front = context.recipe, context.front
+    common = section(recipe, "distill")["distill"]
+    found = []
+    named = front.baselines
+    for name in baselines(context):
+        given = getattr(recipe.baselines, name).model_dump()
+        training = (
+            common
+            | {key: value for key, value in given.items() if value is not None}
+            | {"losses": "two_stage"}
+        )
+        proxy = dict(named[name].scores) if name in named else {}
+        found.append(Student(name, TITLES[name], context.baseline(name), training, proxy))
+    limit = recipe.search.limits.baseline
+    points = front.select(recipe.search.candidates, no_costlier_than=named.get(limit) if limit else None)
+    for point in points:
+        found.append(
+            Student(point.id, f"student {point.id[:6]}", point.architecture, common, dict(point.scores))
+        )
+    return found
+
+
+def baselines(context: Context) -> list[str]:
+    """Names of the baselines that this recipe trains."""
+    chosen = context.recipe.baselines
+    return [name for name in type(chosen).model_fields if getattr(chosen, name) is not None]
+
+
+def steps(context: Context) -> list[Step]:
+    return [_step(context, student) for student in students(context)]
+
+
+def _step(context: Context, student: Student) -> Step:
+    recipe = context.recipe
+    folder = f"distill/{student.id}"
+
+    def work(progress: Callback) -> None:
+        import distill
+
+        training, validation = context.tokens("train"), context.tokens("validation")
+        teacher = context.teacher
+        cache = distill.TeacherCache.build(teacher, training, context.run / CACHE, progress=progress)
+        model = distill.apply(teacher, student.architecture, context.calibration)
+        config = distill.DistillConfig(
+            **student.training, seed=recipe.seed, max_length=context.sequence_length, kind=context.splits.kind
+        )
+        work_dir = context.run / folder / "training"
+        trained = distill.train(
+            model, teacher, training, validation, config, context.tokenizer, work_dir, progress, cache
+        )
+        progress(1, 1, "evaluating")
+        logits, expected = distill.evaluate(model, validation), distill.evaluate(teacher, validation)
+        labels, kind = distill.labels_of(validation), context.splits.kind
+        distill.save(model, context.run / folder / "model", context.tokenizer)
+        write_json(
+            context.run / folder / "result.json",
+            {
+                "id": student.id,
+                "title": student.title,
+                "architecture": student.architecture.to_dict(),
+                "proxy": student.proxy,
+                "validation": distill.score(logits, labels, kind),
+                "agreement": distill.agreement(logits, expected) if kind == "classification" else None,
+                "history": trained.history,
+                "seconds": trained.seconds,
+            },
+        )
+        shutil.rmtree(work_dir, ignore_errors=True)  # optimiser states; the model and its history are kept
+
+    return Step(
+        name=folder,
+        title=f"distill {student.title}",
+        inputs={
+            "architecture": student.architecture.to_dict(),
+            "training": student.training,
+            "sequence_length": context.sequence_length,
+            "seed": recipe.seed,
+        },
+        needs=("teacher", "calibrate"),
+        folder=folder,
+        outputs=(f"{folder}/model/config.json", f"{folder}/result.json"),
+        work=work,
+    )
+
+
+def tidy(context: Context) -> None:
+    """Remove the cached teacher outputs, which are large, and what earlier fronts' students have left behind."""
+    shutil.rmtree(context.run / CACHE, ignore_errors=True)
+    present = {"teacher", *(student.id for student in students(context))}
+    for stage in ("distill", "verify"):
+        for folder in (context.run / stage).glob("*/"):
+            if folder.name not in present:
+                shutil.rmtree(folder)
+
+
+def results(context: Context) -> dict[str, dict[str, Any]]:
+    """What each finished student left, by id, in the order of training."""
+    return {
+        student.id: read_json(context.run / f"distill/{student.id}/result.json")
+        for student in students(context)
+    }

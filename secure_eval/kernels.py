@@ -1,0 +1,158 @@
+"""How local steps run: the one place where that is chosen.
+
+A local step of a protocol is a pure function of tensors written in torch, marked with `@kernel`. The torch function is the
+definition; it runs on any device. What a call does depends on the device of its tensors:
+
+    meta    the result's shapes come from a memo, filled by running the torch function once on meta tensors for each combination of
+            shapes; whoever observes is told of one kernel that reads its inputs and writes its outputs once
+    cpu     the compiled loop of the same name in `native.py` where there is one, the torch function otherwise
+    others  the torch function
+
+Kernels take tensors by position and hashable parameters by keyword, return a tensor or a tuple of tensors, and never write to their
+inputs. Results on meta are shared between calls: there is nothing in them to write to.
+
+Torch itself takes up to a millisecond to work out the shape of one operation on meta tensors. `MetaMemo` remembers those as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Spec = tuple[torch.Size, torch.dtype]
+Observer = Callable[[int], None]
+
+_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Inside, every kernel on meta tensors reports to `observer` the bytes that it would read and write."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+@lru_cache(maxsize=1 << 14)
+def meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The meta tensor of a shape: always the same one."""
+    with _disable_current_modes(), torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@lru_cache(maxsize=1 << 14)
+def _on_meta(function: Callable[..., Any], specs: tuple[Spec, ...], parameters: tuple[tuple[str, Any], ...]) -> tuple[Any, int]:
+    """The result on meta tensors, and the bytes of inputs and outputs."""
+    tensors = [meta(tuple(shape), dtype) for shape, dtype in specs]
+    with _disable_current_modes(), torch.inference_mode(False):
+        result = function(*tensors, **dict(parameters))
+    outputs = result if isinstance(result, tuple) else (result,)
+    return result, sum(t.numel() * t.element_size() for t in (*tensors, *outputs))
+
+
+class _Call:
+    """A torch operation and its arguments; equal to another one where results on meta tensors are the same."""
+
+    __slots__ = ("func", "args", "kwargs", "key", "tensors")
+
+    def __init__(self, func: Any, args: Any, kwargs: Any):
+        self.func, self.args, self.kwargs = func, args, kwargs
+        self.tensors: list[Tensor] = []
+        self.key = (func, self._described(args), self._described(tuple(kwargs.items())) if kwargs else None)
+
+    def _described(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+            return value.shape, value.stride(), value.dtype
+        if isinstance(value, (tuple, list)):
+            return tuple([self._described(v) for v in value])
+        return type(value), value
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Call) and self.key == other.key
+
+
+@lru_cache(maxsize=1 << 14)
+def _result(call: _Call) -> Any:
+    with torch.inference_mode(False):
+        result = call.func(*call.args, **call.kwargs)
+    return result
+
+
+class MetaMemo(TorchDispatchMode):
+    """Inside, a torch operation on meta tensors is worked out once for its operands' shapes, strides, types and parameters.
+
+    Not views, which torch ties to the very tensor that they view, nor operations that write to an operand.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not (func.is_view or func._schema.is_mutable):
+            call = _Call(func, args, kwargs)
+            if call.tensors and all(t.is_meta for t in call.tensors):
+                return self.seen(func, call.tensors, _result(call))
+        result = func(*args, **kwargs)
+        return self.seen(func, list(tensors_in([*args, *kwargs.values()])), result)
+
+    def seen(self, func: Any, inputs: list[Tensor], result: Any) -> Any:
+        """Called for each operation; returns its result."""
+        return result
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in an operation's arguments or result."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from tensors_in(v)
+
+
+class Kernel(Generic[P, R]):
+    """A local step, called like the torch function that defines it (kept as `.reference`)."""
+
+    def __init__(self, reference: Callable[P, R]):
+        self.reference = reference
+        self.name: str = reference.__name__
+        update_wrapper(self, reference)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(a for a in args if isinstance(a, Tensor)).device.type
+        if device == "cpu":
+            native = _native(self.name)
+            return (native or self.reference)(*args, **kwargs)
+        if device != "meta":
+            return self.reference(*args, **kwargs)
+        specs = tuple([(a.shape, a.dtype) for a in args])  # type: ignore[attr-defined]
+        result, traffic = _on_meta(self.reference, specs, tuple(kwargs.items()))
+        observer = _observer.get()
+        if observer is not None:
+            observer(traffic)
+        return result
+
+
+@lru_cache(maxsize=None)
+def _native(name: str) -> Callable[..., Any] | None:
+    """The compiled loop of this name. The compiler is imported with the first kernel that runs on a CPU, not before."""
+    from secure_eval import native
+
+    return native.LOOPS.get(name)
+
+
+def kernel(reference: Callable[P, R]) -> Kernel[P, R]:
+    """Marks a pure torch function as a local step."""
+    return Kernel(reference)
