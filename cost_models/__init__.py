@@ -1,7 +1,7 @@
 """What secure computations cost: exact counts by running the engine on meta tensors, seconds by calibrated profiles.
 
-    cost = predict(model, example_inputs, protocol="dealer2pc")
-    seconds(cost, network="wan", device="cpu").total
+cost = predict(model, example_inputs, protocol="dealer2pc")
+seconds(cost, network="wan", device="cpu").total
 """
 
 from cost_models.calibrate import calibrate

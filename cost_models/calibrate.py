@@ -13,7 +13,14 @@ from cost_models.profile_files import Device
 from secure_eval import ring
 from secure_eval.randomness import Stream, new_seed
 
-_MATMULS = ((128, 384, 384), (512, 384, 1536), (512, 1536, 384), (128, 768, 768), (128, 768, 3072), (128, 3072, 768))
+_MATMULS = (
+    (128, 384, 384),
+    (512, 384, 1536),
+    (512, 1536, 384),
+    (128, 768, 768),
+    (128, 768, 3072),
+    (128, 3072, 768),
+)
 _ELEMENTS = 1 << 20
 
 

@@ -63,7 +63,9 @@ def names(kind: str) -> list[str]:
 
 def network(name_or_path: str | Path | Network) -> Network:
     """The network profile of that name or file. Raises ProfileError."""
-    return name_or_path if isinstance(name_or_path, Network) else _load(Network, "networks", str(name_or_path))
+    return (
+        name_or_path if isinstance(name_or_path, Network) else _load(Network, "networks", str(name_or_path))
+    )
 
 
 def device(name_or_path: str | Path | Device) -> Device:
@@ -76,10 +78,14 @@ def _load(cls: type[P], kind: str, name: str) -> P:
     if not path.is_file():
         near = difflib.get_close_matches(name, names(kind), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ProfileError(f"no {cls.__name__.lower()} profile {name!r}.{hint} Allowed: {', '.join(names(kind))}, or the path of a YAML file")
+        raise ProfileError(
+            f"no {cls.__name__.lower()} profile {name!r}.{hint} Allowed: {', '.join(names(kind))}, or the path of a YAML file"
+        )
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict):
-        raise ProfileError(f"{path}: expected a mapping of the fields {', '.join(f.name for f in fields(cls))}")
+        raise ProfileError(
+            f"{path}: expected a mapping of the fields {', '.join(f.name for f in fields(cls))}"
+        )
     return _checked(cls, path, {"name": path.stem, **data})
 
 
@@ -91,7 +97,12 @@ def _checked(cls: type[P], path: Path, data: dict[str, Any]) -> P:
     for name, f in known.items():
         if f.type == "float" and name in data:
             value = data[name] = _number(data[name])
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (value == 0 and name.endswith("per_s")):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or value < 0
+                or (value == 0 and name.endswith("per_s"))
+            ):
                 raise ProfileError(f"{path}: {name} is {value!r}; allowed: a positive number")
     try:
         return cls(**data)

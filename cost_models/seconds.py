@@ -26,7 +26,12 @@ class Seconds:
         return {**asdict(self), "total": self.total}
 
 
-def seconds(cost: Cost | Phase, network: str | Path | Network = "wan", device: str | Path | Device = "cpu", phase: str = "online") -> Seconds:
+def seconds(
+    cost: Cost | Phase,
+    network: str | Path | Network = "wan",
+    device: str | Path | Device = "cpu",
+    phase: str = "online",
+) -> Seconds:
     """Seconds of one phase of one query.
 
     T = work + rounds * (round trip / 2) + bytes / bandwidth: a round is one message each way at the same time, so it takes half a round
@@ -42,5 +47,7 @@ def seconds(cost: Cost | Phase, network: str | Path | Network = "wan", device: s
         + counts.random_bytes / d.random_bytes_per_s
         + counts.kernels * d.kernel_s
     )
-    waiting = counts.rounds * (n.round_trip_s / 2 + n.message_overhead_s) + counts.bytes / n.bandwidth_bytes_per_s
+    waiting = (
+        counts.rounds * (n.round_trip_s / 2 + n.message_overhead_s) + counts.bytes / n.bandwidth_bytes_per_s
+    )
     return Seconds(compute, waiting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,9 +59,10 @@ class Reporter:
         def report(done: int, total: int, message: str) -> None:
             nonlocal last, shown
             now = time.monotonic()
-            if now - last < LINE_SECONDS and not (message != shown and now - last > 1):
+            kind = re.sub(r"[\d.]+", "", message)  # a loss that changes is no news, another activity is
+            if now - last < (LINE_SECONDS if kind == shown else 1.0):
                 return
-            last, shown = now, message
+            last, shown = now, kind
             self.line(f"{title}: {message} {done}/{total}")
 
         yield report

@@ -1,9 +1,9 @@
 """Secure evaluation: what a secure computation is, from a torch module to parties that run it on shares.
 
-    program = capture(model, example_inputs)      the model as a closed set of secure operations
-    secure = compile(model, example_inputs)       parties started, weights shared
-    out = secure(**inputs)                        same type as model(**inputs), revealed to the caller only
-    secure.measurement                            bytes, rounds and seconds of .setup, .offline, .online
+program = capture(model, example_inputs)      the model as a closed set of secure operations
+secure = compile(model, example_inputs)       parties started, weights shared
+out = secure(**inputs)                        same type as model(**inputs), revealed to the caller only
+secure.measurement                            bytes, rounds and seconds of .setup, .offline, .online
 """
 
 from secure_eval import protocols

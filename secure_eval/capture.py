@@ -26,7 +26,10 @@ class UnsupportedOperations(ValueError):
 
     def __init__(self, operations: Sequence[Unsupported]):
         self.operations = list(operations)
-        lines = "\n".join(f"  {u.operation}  in {u.site or 'the model itself'}{': ' + u.reason if u.reason else ''}" for u in operations)
+        lines = "\n".join(
+            f"  {u.operation}  in {u.site or 'the model itself'}{': ' + u.reason if u.reason else ''}"
+            for u in operations
+        )
         super().__init__(f"{len(operations)} operation(s) on secret values have no secure rule:\n{lines}")
 
 
@@ -54,15 +57,26 @@ def capture(
         raise ValueError(f"embedding={embedding!r}; allowed: {', '.join(EMBEDDINGS)}")
     if model.training:
         raise ValueError("the model is in training mode; call .eval() first, dropout cannot run securely")
-    args, kwargs = ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
+    args, kwargs = (
+        ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
+    )
     with torch.no_grad():
         exported = torch.export.export(model, args, kwargs, strict=False)
     builder = Builder(embedding)
     environment: dict[str, Any] = {}
     inputs: list[str] = []
     signature = exported.graph_signature
-    public_buffers = {f"{name}.{b}".lstrip(".") for name, m in model.named_modules() for b in getattr(m, "public_buffers", ())}
-    tensors = {**dict(exported.named_parameters()), **dict(exported.named_buffers()), **exported.tensor_constants, **exported.constants}
+    public_buffers = {
+        f"{name}.{b}".lstrip(".")
+        for name, m in model.named_modules()
+        for b in getattr(m, "public_buffers", ())
+    }
+    tensors = {
+        **dict(exported.named_parameters()),
+        **dict(exported.named_buffers()),
+        **exported.tensor_constants,
+        **exported.constants,
+    }
     user_inputs = set(signature.user_inputs)
     for node in exported.graph.nodes:
         if node.op == "placeholder":
@@ -84,14 +98,19 @@ def capture(
                 environment[node.name] = None
                 continue
             arguments = [_resolve(a, environment) for a in node.args]
-            keywords = {k: _resolve(v, environment) for k, v in node.kwargs.items() if k not in CLEAR_ONLY_KEYWORDS}
+            keywords = {
+                k: _resolve(v, environment) for k, v in node.kwargs.items() if k not in CLEAR_ONLY_KEYWORDS
+            }
             environment[node.name] = lower(builder, target, arguments, keywords, node.meta.get("val"), site)
         elif node.op == "output":
             outputs = tuple(_resolve(list(node.args[0]), environment))
     if builder.unsupported:
         raise UnsupportedOperations(builder.unsupported)
     spec = exported.call_spec.out_spec
-    outputs = tuple(builder.secret(o) if isinstance(o, Ref) and builder.level(o) in ("client", "owner") else o for o in outputs)
+    outputs = tuple(
+        builder.secret(o) if isinstance(o, Ref) and builder.level(o) in ("client", "owner") else o
+        for o in outputs
+    )
     program = Program(
         tuple(builder.nodes),
         tuple(inputs),
@@ -103,7 +122,9 @@ def capture(
     return check(run_passes(check(program)))
 
 
-def _lifted(builder: Builder, node: Any, signature: Any, tensors: Mapping[str, Any], public_buffers: set[str]) -> Ref:
+def _lifted(
+    builder: Builder, node: Any, signature: Any, tensors: Mapping[str, Any], public_buffers: set[str]
+) -> Ref:
     """A parameter, buffer or constant tensor of the model."""
     name = node.name
     if name in signature.inputs_to_parameters:

@@ -1,9 +1,10 @@
 """Correlated randomness from a dealer: what is dealt, how it is expanded, and that it is used once.
 
-A correlation is a frozen description (shapes and public parameters). Its fields are secret shared between two parties, in the
-group of addition modulo 2^(width of the dtype) or of XOR. Random fields come from both parties' seeds, so nothing is sent;
-of a derived field party 0's share comes from its seed and party 1's is sent by the dealer. Which correlations a query needs, and
-in which order, is recorded by running the party on meta tensors: there is no second list of what an operation consumes.
+A correlation is a frozen description (shapes and public parameters). Its fields are secret shared between two
+parties, in the group of addition modulo 2^(width of the dtype) or of XOR. Random fields come from both
+parties' seeds, so nothing is sent; of a derived field party 0's share comes from its seed and party 1's is
+sent by the dealer. Which correlations a query needs, and in which order, is recorded by running the party on
+meta tensors: there is no second list of what an operation consumes.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ class Correlation(ABC):
         """Fields that the dealer computes from uniform ones."""
         return ()
 
-    def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """The derived fields in the clear, from this correlation's random fields and other correlations' (by their reference)."""
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """The derived fields in the clear, from this correlation's random fields and other correlations' (by
+        their reference)."""
         return {}
 
     def references(self) -> Sequence[object]:
@@ -57,12 +61,14 @@ class Correlation(ABC):
         return ()
 
 
-def combine(field: Field, a: Tensor, b: Tensor) -> Tensor:
-    return a ^ b if field.xor else a + b
+def combine(field: Field, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """The field whose shares are a and b, written to `out` where it is given."""
+    return torch.bitwise_xor(a, b, out=out) if field.xor else torch.add(a, b, out=out)
 
 
-def difference(field: Field, value: Tensor, share: Tensor) -> Tensor:
-    return value ^ share if field.xor else value - share
+def difference(field: Field, value: Tensor, share: Tensor, out: Tensor | None = None) -> Tensor:
+    """The other share of a field with this value, written to `out` where it is given."""
+    return torch.bitwise_xor(value, share, out=out) if field.xor else torch.sub(value, share, out=out)
 
 
 def stream_index(query: int, number: int, field: int) -> int:
@@ -72,10 +78,15 @@ def stream_index(query: int, number: int, field: int) -> int:
     return (query * _CORRELATIONS_PER_QUERY + number) * _FIELDS_PER_CORRELATION + field
 
 
-def expand(correlation: Correlation, party: int, stream: Stream, query: int, number: int, device: torch.device | str) -> Fields:
+def expand(
+    correlation: Correlation, party: int, stream: Stream, query: int, number: int, device: torch.device | str
+) -> Fields:
     """What a party expands by itself: all its shares at party 0, those of the random fields at party 1."""
     own = list(correlation.random()) + (list(correlation.derived()) if party == 0 else [])
-    return {f.name: stream.tensor(stream_index(query, number, i), f.spec.shape, f.spec.dtype, device) for i, f in enumerate(own)}
+    return {
+        f.name: stream.tensor(stream_index(query, number, i), f.spec.shape, f.spec.dtype, device)
+        for i, f in enumerate(own)
+    }
 
 
 class Source(ABC):
@@ -119,7 +130,9 @@ class Store(Source):
     def next(self, correlation: Correlation) -> tuple[int, Fields]:
         number = self._position
         if number >= len(self._items) or self._items[number] is None:
-            raise CorrelationReuse(f"no unused correlation is left for {correlation}: each query needs its own offline phase")
+            raise CorrelationReuse(
+                f"no unused correlation is left for {correlation}: each query needs its own offline phase"
+            )
         item = self._items[number]
         assert item is not None
         if item[0] != correlation:
@@ -137,7 +150,12 @@ class Dealing:
         weights: random fields of the weights' fixed masks in the clear, by weight name.
     """
 
-    def __init__(self, streams: tuple[Stream, Stream], weights: Mapping[str, Mapping[str, Tensor]], device: torch.device | str):
+    def __init__(
+        self,
+        streams: tuple[Stream, Stream],
+        weights: Mapping[str, Mapping[str, Tensor]],
+        device: torch.device | str,
+    ):
         self._streams, self._weights, self._device = streams, weights, device
 
     def deal(self, plan: Sequence[Correlation], query: int) -> Iterator[list[Tensor]]:
@@ -157,8 +175,10 @@ class Dealing:
             offset = len(correlation.random())
             messages = []
             for i, f in enumerate(correlation.derived()):
-                share = self._streams[0].tensor(stream_index(query, number, offset + i), f.spec.shape, f.spec.dtype, self._device)
-                messages.append(difference(f, derived[f.name], share))
+                share = self._streams[0].tensor(
+                    stream_index(query, number, offset + i), f.spec.shape, f.spec.dtype, self._device
+                )
+                messages.append(difference(f, derived[f.name], share, out=share))
             if number in last:
                 clear[number] = own
             for reference in correlation.references():
@@ -172,5 +192,5 @@ class Dealing:
         for i, f in enumerate(correlation.random()):
             index = stream_index(query, number, i)
             a, b = (s.tensor(index, f.spec.shape, f.spec.dtype, self._device) for s in self._streams)
-            values[f.name] = combine(f, a, b)
+            values[f.name] = combine(f, a, b, out=a)
         return values

@@ -1,14 +1,15 @@
 """The counting run: every role on meta tensors over a transport that only counts.
 
-Bytes and rounds come from the same code that sends them in a real run; the work (multiply-accumulates, memory traffic, kernels) is
-counted over that run: fused steps report themselves (kernels.py), a dispatch mode sees the other operations. Nothing is allocated, so any model that a laptop can describe can be counted.
+Bytes and rounds come from the same code that sends them in a real run; the work (multiply-accumulates, memory
+traffic, kernels) is counted over that run: fused steps report themselves (kernels.py), a dispatch mode sees
+the other operations. Nothing is allocated, so any model that a laptop can describe can be counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -20,7 +21,7 @@ from secure_eval.measurement import Counts, Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
 from secure_eval.randomness import MetaStream
-from secure_eval.roles import Client, Dealer, Owner, Party, Plan, party_names
+from secure_eval.roles import Client, Dealer, Owner, Party, Plan, Role, party_names
 from secure_eval.transport import Counting
 
 _MATMULS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "matmul"}
@@ -30,7 +31,8 @@ _FREE = {"detach", "alias", "empty", "lift_fresh", "_to_copy", "zeros_like"}
 class WorkCounter(MetaMemo):
     """Counts local work into a Counts: matrix products as MACs, and bytes read and written by everything.
 
-    A kernel (kernels.py) counts as one, and reads its inputs and writes its outputs once; so does any other torch operation.
+    A kernel (kernels.py) counts as one, and reads its inputs and writes its outputs once; so does any other
+    torch operation.
     """
 
     def __init__(self, counts: Counts):
@@ -52,7 +54,7 @@ class WorkCounter(MetaMemo):
         return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def _counted_name(func: Any) -> str | None:
     """The name of a torch operation that does work, None of one that does not."""
     name: str = func._schema.name.removeprefix("aten::")
@@ -77,11 +79,15 @@ def _expanded(role: Any) -> int:
     return sum(s.expanded_bytes for s in streams if isinstance(s, MetaStream))
 
 
-def count(program: Program, protocol: type[Protocol], fraction_bits: int = 16, plan: Plan | None = None) -> Measurement:
-    """What set-up, one query's offline phase and one query cost under a protocol, without running them (seconds stay None)."""
+def count(
+    program: Program, protocol: type[Protocol], fraction_bits: int = 16, plan: Plan | None = None
+) -> Measurement:
+    """What set-up, one query's offline phase and one query cost under a protocol, without running them
+    (seconds stay None)."""
     plan = plan or Plan(program, protocol, fraction_bits)
     measurement = Measurement()
-    client, owner = (cls(protocol, Counting(name), fraction_bits) for cls, name in ((Client, "client"), (Owner, "owner")))
+    client = Client(protocol, Counting("client"), fraction_bits)
+    owner = Owner(protocol, Counting("owner"), fraction_bits)
     parties = [Party(protocol, Counting(name), fraction_bits) for name in party_names(protocol)]
     dealer = Dealer(protocol, Counting("dealer"), fraction_bits) if protocol.has_dealer else None
 
@@ -101,10 +107,12 @@ def count(program: Program, protocol: type[Protocol], fraction_bits: int = 16, p
             party.offline()
         with _work(party, "online"):
             party.online()
-    example = {n.name: torch.empty(n.shape, dtype=n.dtype, device="meta") for n in program.nodes if n.op == "input"}
+    example = {
+        n.name: torch.empty(n.shape, dtype=n.dtype, device="meta") for n in program.nodes if n.op == "input"
+    }
     with _work(client, "online"):
         client.online(example)
-    roles = [client, owner, *parties, *([dealer] if dealer else [])]
+    roles: list[Role] = [client, owner, *parties, *([dealer] if dealer else [])]
     collect(measurement, program, {r.transport.role: r.transport.ledger for r in roles}, with_seconds=False)
     return measurement
 

@@ -30,7 +30,9 @@ MULTIPLIED = {"mul": (0, 1), "matmul": (0, 1), "linear": (1,), "layer_norm": (2,
 """Arguments that operations multiply with: weights there get a fixed mask when the model is set up."""
 
 
-def evaluate_clear(node: Node, environment: Mapping[str, Any], constants: Mapping[str, Tensor], device: torch.device) -> Any:
+def evaluate_clear(
+    node: Node, environment: Mapping[str, Any], constants: Mapping[str, Tensor], device: torch.device
+) -> Any:
     """A clear operation in torch, from operands in `environment`."""
     if node.op == "constant":
         value = constants[node.name]
@@ -70,7 +72,9 @@ class Engine:
         clear: values of constant nodes, by name.
     """
 
-    def __init__(self, program: Program, weights: Mapping[str, Secret], clear: Mapping[str, Any], device: torch.device):
+    def __init__(
+        self, program: Program, weights: Mapping[str, Secret], clear: Mapping[str, Any], device: torch.device
+    ):
         self._program, self._weights, self._clear, self._device = program, weights, clear, device
         self._integral = {n.name for n in program.nodes if n.integral}
         self._uses = {name: len(users) for name, users in program.users().items()}
@@ -90,7 +94,13 @@ class Engine:
                 tasks[node.name] = await start(self._node(p, node, clear, inputs, tasks, uses), node.name)
         return [await self._value(o, clear, inputs, tasks) for o in self._program.outputs]
 
-    async def _value(self, value: Any, clear: Mapping[str, Any], inputs: Mapping[str, Secret], tasks: Mapping[str, Task[Any]]) -> Any:
+    async def _value(
+        self,
+        value: Any,
+        clear: Mapping[str, Any],
+        inputs: Mapping[str, Secret],
+        tasks: Mapping[str, Task[Any]],
+    ) -> Any:
         if isinstance(value, (list, tuple)):
             return [await self._value(v, clear, inputs, tasks) for v in value]
         if not isinstance(value, Ref):
@@ -103,9 +113,21 @@ class Engine:
             return self._weights[value.name]
         found = clear[value.name]
         # A mask that was cast to floating point still scales exactly, without fraction bits of its own.
-        return found.to(ring.DTYPE) if value.name in self._integral and isinstance(found, Tensor) and found.is_floating_point() else found
+        return (
+            found.to(ring.DTYPE)
+            if value.name in self._integral and isinstance(found, Tensor) and found.is_floating_point()
+            else found
+        )
 
-    async def _node(self, p: Protocol, node: Node, clear: Mapping[str, Any], inputs: Mapping[str, Secret], tasks: Mapping[str, Task[Any]], uses: dict[str, int]) -> Any:
+    async def _node(
+        self,
+        p: Protocol,
+        node: Node,
+        clear: Mapping[str, Any],
+        inputs: Mapping[str, Secret],
+        tasks: Mapping[str, Task[Any]],
+        uses: dict[str, int],
+    ) -> Any:
         args = [await self._value(a, clear, inputs, tasks) for a in node.args]
         result = await RULES[node.op](p, node, *args)
         for name in dict.fromkeys(node.references()):
@@ -187,13 +209,18 @@ async def _view(p: Protocol, node: Node, target: str, x: Secret, *rest: Any) -> 
 
 @_rule
 async def _cat(p: Protocol, node: Node, target: str, parts: list[Any], dim: int) -> Secret:
-    secrets = [v if isinstance(v, Secret) else p.public(ring.encode(v, p.fraction_bits), p.fraction_bits) for v in parts]
+    secrets = [
+        v if isinstance(v, Secret) else p.public(ring.encode(v, p.fraction_bits), p.fraction_bits)
+        for v in parts
+    ]
     bits = max(s.fraction_bits for s in secrets)
     if any(s.fraction_bits != bits for s in secrets):
         secrets = await gather(*(p.rescale(s) for s in secrets))
         bits = p.fraction_bits
     join = torch.cat if target == "aten.cat.default" else torch.stack
-    return Secret([join(list(shares), dim) for shares in zip(*(s.shares for s in secrets), strict=True)], bits)
+    return Secret(
+        [join(list(shares), dim) for shares in zip(*(s.shares for s in secrets), strict=True)], bits
+    )
 
 
 @_rule
@@ -315,9 +342,14 @@ async def _softmax_numerator(p: Protocol, node: Node, x: Secret, mask: Tensor | 
 
 
 @_rule
-async def _layer_norm(p: Protocol, node: Node, x: Secret, dims: int, weight: Any, bias: Any, eps: float) -> Secret:
+async def _layer_norm(
+    p: Protocol, node: Node, x: Secret, dims: int, weight: Any, bias: Any, eps: float
+) -> Secret:
     secret_weight, secret_bias = (
-        v if v is None or isinstance(v, Secret) else p.public(ring.encode(v, p.fraction_bits), p.fraction_bits) for v in (weight, bias)
+        v
+        if v is None or isinstance(v, Secret)
+        else p.public(ring.encode(v, p.fraction_bits), p.fraction_bits)
+        for v in (weight, bias)
     )
     return await layer_norm(p, x, dims, secret_weight, secret_bias, eps)
 
@@ -354,4 +386,3 @@ async def _where(p: Protocol, node: Node, c: Any, x: Any, y: Any) -> Secret:
             value = value if isinstance(value, Tensor) else torch.full((), float(value), device=mask.device)
             total = p.add_public(total, ring.encode(value, total.fraction_bits) * mask)
     return total
-

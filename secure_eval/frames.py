@@ -40,7 +40,11 @@ def read(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         dtype = getattr(torch, dtype_name)
         count = torch.Size(shape).numel()
         size = count * dtype.itemsize
-        flat = torch.frombuffer(blob, dtype=dtype, count=count, offset=offset) if count else torch.empty(0, dtype=dtype)
+        flat = (
+            torch.frombuffer(blob, dtype=dtype, count=count, offset=offset)
+            if count
+            else torch.empty(0, dtype=dtype)
+        )
         tensors[name] = flat.clone().view(shape)
         offset += size
     return data["message"], tensors

@@ -1,17 +1,20 @@
 """How local steps run: the one place where that is chosen.
 
-A local step of a protocol is a pure function of tensors written in torch, marked with `@kernel`. The torch function is the
-definition; it runs on any device. What a call does depends on the device of its tensors:
+A local step of a protocol is a pure function of tensors written in torch, marked with `@kernel`. The torch
+function is the definition; it runs on any device. What a call does depends on the device of its tensors:
 
-    meta    the result's shapes come from a memo, filled by running the torch function once on meta tensors for each combination of
-            shapes; whoever observes is told of one kernel that reads its inputs and writes its outputs once
+    meta    the result's shapes come from a memo, filled by running the torch function once on meta tensors
+            for each combination of shapes; whoever observes is told of one kernel that reads its inputs and
+            writes its outputs once
     cpu     the compiled loop of the same name in `native.py` where there is one, the torch function otherwise
     others  the torch function
 
-Kernels take tensors by position and hashable parameters by keyword, return a tensor or a tuple of tensors, and never write to their
-inputs. Results on meta are shared between calls: there is nothing in them to write to.
+Kernels take tensors by position and hashable parameters by keyword, return a tensor or a tuple of tensors,
+and never write to their inputs. Results on meta are shared between calls: there is nothing in them to write
+to.
 
-Torch itself takes up to a millisecond to work out the shape of one operation on meta tensors. `MetaMemo` remembers those as well.
+Torch itself takes up to a millisecond to work out the shape of one operation on meta tensors. `MetaMemo`
+remembers those as well.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache, update_wrapper
+from functools import cache, lru_cache, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -52,7 +55,9 @@ def meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=1 << 14)
-def _on_meta(function: Callable[..., Any], specs: tuple[Spec, ...], parameters: tuple[tuple[str, Any], ...]) -> tuple[Any, int]:
+def _on_meta(
+    function: Callable[..., Any], specs: tuple[Spec, ...], parameters: tuple[tuple[str, Any], ...]
+) -> tuple[Any, int]:
     """The result on meta tensors, and the bytes of inputs and outputs."""
     tensors = [meta(tuple(shape), dtype) for shape, dtype in specs]
     with _disable_current_modes(), torch.inference_mode(False):
@@ -62,7 +67,8 @@ def _on_meta(function: Callable[..., Any], specs: tuple[Spec, ...], parameters: 
 
 
 class _Call:
-    """A torch operation and its arguments; equal to another one where results on meta tensors are the same."""
+    """A torch operation and its arguments; equal to another one where results on meta tensors are the
+    same."""
 
     __slots__ = ("func", "args", "kwargs", "key", "tensors")
 
@@ -94,7 +100,8 @@ def _result(call: _Call) -> Any:
 
 
 class MetaMemo(TorchDispatchMode):
-    """Inside, a torch operation on meta tensors is worked out once for its operands' shapes, strides, types and parameters.
+    """Inside, a torch operation on meta tensors is worked out once for its operands' shapes, strides, types
+    and parameters.
 
     Not views, which torch ties to the very tensor that they view, nor operations that write to an operand.
     """
@@ -145,9 +152,10 @@ class Kernel(Generic[P, R]):
         return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def _native(name: str) -> Callable[..., Any] | None:
-    """The compiled loop of this name. The compiler is imported with the first kernel that runs on a CPU, not before."""
+    """The compiled loop of this name. The compiler is imported with the first kernel that runs on a CPU, not
+    before."""
     from secure_eval import native
 
     return native.LOOPS.get(name)

@@ -69,7 +69,10 @@ class Threads(Launcher):
         return [f.result() for f in futures]
 
     def setup(self, program: Program, plan: Plan) -> None:
-        calls: list[Callable[[], Any]] = [lambda: self._owner.setup(program), lambda: self._client.setup(program)]
+        calls: list[Callable[[], Any]] = [
+            lambda: self._owner.setup(program),
+            lambda: self._client.setup(program),
+        ]
         calls += [lambda q=q: q.setup(program, plan) for q in self._parties]  # type: ignore[misc]
         if self._dealer:
             dealer = self._dealer
@@ -80,7 +83,9 @@ class Threads(Launcher):
         self._together(*(q.offline for q in self._parties), *([self._dealer.offline] if self._dealer else []))
 
     def online(self, inputs: Mapping[str, Tensor]) -> list[Any]:
-        outputs: list[Any] = self._together(lambda: self._client.online(inputs), *(q.online for q in self._parties))[0]
+        outputs: list[Any] = self._together(
+            lambda: self._client.online(inputs), *(q.online for q in self._parties)
+        )[0]
         return outputs
 
     def measurement(self, program: Program) -> Measurement:

@@ -14,6 +14,7 @@ import ssl
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -40,9 +41,11 @@ def _name(role: str) -> x509.Name:
 
 def issue(roles: Sequence[str]) -> dict[str, Credentials]:
     """Fresh credentials for the roles of one computation. The authority's key is not kept."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
 
-    def build(subject: str, public_key: ec.EllipticCurvePublicKey, authority: bool) -> x509.CertificateBuilder:
+    def build(
+        subject: str, public_key: ec.EllipticCurvePublicKey, authority: bool
+    ) -> x509.CertificateBuilder:
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(subject))
@@ -51,18 +54,30 @@ def issue(roles: Sequence[str]) -> dict[str, Credentials]:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(minutes=5))
             .not_valid_after(now + _VALID)
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+            .add_extension(
+                x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True
+            )
         )
-        return builder if authority else builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
+        return (
+            builder
+            if authority
+            else builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
+        )
 
     ca_key = ec.generate_private_key(ec.SECP256R1())
     key_usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
-    ca = build("sordino", ca_key.public_key(), True).add_extension(key_usage, critical=True).sign(ca_key, hashes.SHA256())
+    ca = (
+        build("sordino", ca_key.public_key(), True)
+        .add_extension(key_usage, critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
     credentials = {}
     for role in roles:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = build(role, key.public_key(), False).sign(ca_key, hashes.SHA256())
-        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
         credentials[role] = Credentials(_pem(ca), _pem(certificate), private.decode())
     return credentials
 
@@ -112,26 +127,43 @@ def connect_all(
     try:
         for peer in targets:
             raw = socket.create_connection(addresses[peer], timeout=timeout)
-            sockets[peer] = _context(credentials, server=False).wrap_socket(raw, server_hostname=peer)
+            sockets[peer] = _wrapped(raw, _context(credentials, server=False), server_hostname=peer)
         server = _context(credentials, server=True)
         listener.settimeout(timeout)
         while expected - set(sockets):
             raw, _ = listener.accept()
             raw.settimeout(timeout)
-            wrapped = server.wrap_socket(raw, server_side=True)
+            wrapped = _wrapped(raw, server, server_side=True)
             peer = _peer_name(wrapped)
             if peer not in expected or peer in sockets:
-                raise TransportError(f"{role}: {peer!r} connected; expected one of {', '.join(sorted(expected - set(sockets)))}")
+                wrapped.close()
+                missing = ", ".join(sorted(expected - set(sockets)))
+                raise TransportError(f"{role}: {peer!r} connected; expected one of {missing}")
             sockets[peer] = wrapped
-    except (TimeoutError, OSError) as error:
-        missing = sorted((expected | set(targets)) - set(sockets))
-        raise TransportError(f"{role}: no link to {', '.join(missing)}: {error}") from error
+    except BaseException as error:
+        missing = ", ".join(sorted((expected | set(targets)) - set(sockets)))
+        for connected in sockets.values():
+            connected.close()
+        if isinstance(error, OSError):
+            raise TransportError(f"{role}: no link to {missing}: {error}") from error
+        raise
     return sockets
+
+
+def _wrapped(raw: socket.socket, context: ssl.SSLContext, **options: Any) -> ssl.SSLSocket:
+    """The TLS socket over a connected one, which is closed if the handshake fails."""
+    try:
+        return context.wrap_socket(raw, **options)
+    except BaseException:
+        raw.close()
+        raise
 
 
 def _peer_name(wrapped: ssl.SSLSocket) -> str:
     encoded = wrapped.getpeercert(binary_form=True)
     assert encoded is not None, "both ends require certificates"
-    extension = x509.load_der_x509_certificate(encoded).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    extension = x509.load_der_x509_certificate(encoded).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
     names = extension.value.get_values_for_type(x509.DNSName)
     return names[0] if len(names) == 1 else ""

@@ -85,9 +85,21 @@ class Builder:
         self._shared: dict[str, Ref] = {}
         self.site = ""
 
-    def add(self, op: str, args: tuple[Any, ...], level: str, value: Any, *, name: str | None = None, kwargs: dict[str, Any] | None = None, integral: bool = False) -> Ref:
+    def add(
+        self,
+        op: str,
+        args: tuple[Any, ...],
+        level: str,
+        value: Any,
+        *,
+        name: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        integral: bool = False,
+    ) -> Ref:
         """Appends a node whose value has the shape and dtype of `value` (a tensor or a shape)."""
-        shape, dtype = (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else (tuple(value), torch.float32)
+        shape, dtype = (
+            (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else (tuple(value), torch.float32)
+        )
         name = name or f"{op.rsplit('::', 1)[-1].split('.')[-2 if '.' in op else -1]}_{len(self.nodes)}"
         node = Node(name, op, args, level, shape, dtype, self.site, integral, tuple((kwargs or {}).items()))
         self.nodes.append(node)
@@ -100,7 +112,9 @@ class Builder:
 
     def constant(self, name: str, tensor: Tensor) -> Ref:
         self.constants[name] = tensor
-        return self.add("constant", (), "constant", tensor, name=name, integral=not tensor.is_floating_point())
+        return self.add(
+            "constant", (), "constant", tensor, name=name, integral=not tensor.is_floating_point()
+        )
 
     def level(self, ref: Ref) -> str:
         return self.by_name[ref.name].level
@@ -133,7 +147,12 @@ class Builder:
 
     def op(self, name: str, args: Sequence[Any], value: Any) -> Ref:
         """A secret operation; operands that only their owners know are shared first."""
-        return self.add(name, tuple(self.operand(a) if isinstance(a, (Ref, list, tuple)) else a for a in args), "secret", value)
+        return self.add(
+            name,
+            tuple(self.operand(a) if isinstance(a, (Ref, list, tuple)) else a for a in args),
+            "secret",
+            value,
+        )
 
     def fail(self, operation: str, reason: str = "") -> None:
         self.unsupported.append(Unsupported(operation.removesuffix(".default"), self.site, reason))
@@ -143,7 +162,9 @@ def _levels(builder: Builder, values: Any) -> set[str]:
     return {builder.level(Ref(name)) for name in Node("", "", (values,), "", ()).references()}
 
 
-def lower(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, site: str) -> Any:
+def lower(
+    builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, site: str
+) -> Any:
     """Lowers one operation; returns its value (a Ref, a list of them, or None where it was reported as unsupported)."""
     builder.site = site
     if _is_missing(args) or _is_missing(list(kwargs.values())):
@@ -151,7 +172,12 @@ def lower(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any]
     if target == "<built-in function getitem>":
         return args[0][args[1]]
     levels = _levels(builder, [args, list(kwargs.values())])
-    if "aten.embedding" in target and builder.embedding == "client" and "owner" in levels and "client" in levels:
+    if (
+        "aten.embedding" in target
+        and builder.embedding == "client"
+        and "owner" in levels
+        and "client" in levels
+    ):
         args[0] = _table_for_client(builder, args[0])
         levels = {"client"}
     known = _clear_level(levels)
@@ -204,11 +230,19 @@ def _table_for_client(builder: Builder, table: Ref) -> Ref:
     node = builder.by_name[table.name]
     name = f"{table.name}_at_client"
     if name not in builder.by_name:
-        builder.add("table", (table.name,), "client", torch.empty(node.shape, dtype=node.dtype, device="meta"), name=name)
+        builder.add(
+            "table",
+            (table.name,),
+            "client",
+            torch.empty(node.shape, dtype=node.dtype, device="meta"),
+            name=name,
+        )
     return Ref(name)
 
 
-def _clear(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, level: str) -> Any:
+def _clear(
+    builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, level: str
+) -> Any:
     if isinstance(value, (list, tuple)):
         whole = builder.add(f"aten::{target}", tuple(args), level, (), kwargs=kwargs)
         return [builder.add("getitem", (whole, i), level, v) for i, v in enumerate(value)]
@@ -221,7 +255,9 @@ def _clear(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any
     if value.is_floating_point() and target in _SAME | _VIEWS:
         source = builder.by_name[args[0].name]
         integral = source.integral
-    return builder.shared_if_real(builder.add(f"aten::{target}", tuple(args), level, value, kwargs=kwargs, integral=integral))
+    return builder.shared_if_real(
+        builder.add(f"aten::{target}", tuple(args), level, value, kwargs=kwargs, integral=integral)
+    )
 
 
 # -- rules -----------------------------------------------------------------------------------------------------------------------
@@ -327,7 +363,12 @@ def _div(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any
         return b.op("mul", [x, 1.0 / y], value)
     if b.level(y) in ("constant", "owner", "public", "client"):
         node = b.by_name[y.name]
-        inverse = b.add("aten::aten.reciprocal.default", (y,), node.level, torch.empty(node.shape, dtype=torch.float32, device="meta"))
+        inverse = b.add(
+            "aten::aten.reciprocal.default",
+            (y,),
+            node.level,
+            torch.empty(node.shape, dtype=torch.float32, device="meta"),
+        )
         return b.op("mul", [x, inverse], value)
     inverse = _reciprocal(b, [y], {}, torch.empty(b.shape(y), device="meta"))
     return inverse if x == 1 else b.op("mul", [x, inverse], value)
@@ -403,7 +444,9 @@ def _cat(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any
     return b.op("cat", ["aten.cat.default", list(args[0]), args[1] if len(args) > 1 else 0], value)
 
 
-RULES["aten.stack.default"] = lambda b, a, k, v: b.op("cat", ["aten.stack.default", list(a[0]), a[1] if len(a) > 1 else 0], v)
+RULES["aten.stack.default"] = lambda b, a, k, v: b.op(
+    "cat", ["aten.stack.default", list(a[0]), a[1] if len(a) > 1 else 0], v
+)
 
 
 @rule("split.Tensor", "split_with_sizes.default", "chunk.default")
@@ -456,7 +499,9 @@ def _masked(b: Builder, x: Any) -> tuple[Any, Any]:
         if isinstance(fill, float) and (fill < _FAR_NEGATIVE or isinf(fill)) and b.is_secret(kept):
             level = b.level(condition)
             shape = torch.empty(b.shape(condition), device="meta")
-            zeros = b.add("aten::aten.zeros_like.default", (condition,), level, shape, kwargs={"dtype": torch.float32})
+            zeros = b.add(
+                "aten::aten.zeros_like.default", (condition,), level, shape, kwargs={"dtype": torch.float32}
+            )
             return kept, b.add("aten::aten.where.ScalarOther", (condition, zeros, fill), level, shape)
     return x, None
 
@@ -480,7 +525,10 @@ def _attention(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) 
     q, k, v = (b.secret(a) for a in args[:3])
     mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
     if kwargs.get("is_causal") or kwargs.get("enable_gqa") or len(args) > 5 and args[5]:
-        b.fail("aten.scaled_dot_product_attention", "is_causal and enable_gqa; load the model with attn_implementation='eager'")
+        b.fail(
+            "aten.scaled_dot_product_attention",
+            "is_causal and enable_gqa; load the model with attn_implementation='eager'",
+        )
         return None
     *batch, length, width = b.shape(q)
     keys = b.shape(k)[-2]
@@ -509,7 +557,12 @@ def _where(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
 
 def _inverted(b: Builder, node: Node) -> Ref | None:
     """The comparison of which `node` is the negation 1 - bit."""
-    if node.op == "sub" and node.args[0] == 1.0 and b.is_secret(node.args[1]) and b.by_name[node.args[1].name].op == "less":
+    if (
+        node.op == "sub"
+        and node.args[0] == 1.0
+        and b.is_secret(node.args[1])
+        and b.by_name[node.args[1].name].op == "less"
+    ):
         inverse: Ref = node.args[1]
         return inverse
     return None
@@ -526,7 +579,13 @@ def _scalar(constant: Tensor | None, ref: Ref) -> Any:
 def _masked_fill(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     x, mask, fill = args
     node = b.by_name[mask.name]
-    inverted = b.add("aten::aten.logical_not.default", (mask,), node.level, torch.empty(node.shape, dtype=torch.bool, device="meta"), integral=True)
+    inverted = b.add(
+        "aten::aten.logical_not.default",
+        (mask,),
+        node.level,
+        torch.empty(node.shape, dtype=torch.bool, device="meta"),
+        integral=True,
+    )
     return b.op("where", [inverted, x, float(fill)], value)
 
 
@@ -539,7 +598,12 @@ def _compare(swap: bool, invert: bool) -> Rule:
     return compare
 
 
-for _name, _swap, _invert in (("lt", False, False), ("gt", True, False), ("ge", False, True), ("le", True, True)):
+for _name, _swap, _invert in (
+    ("lt", False, False),
+    ("gt", True, False),
+    ("ge", False, True),
+    ("le", True, True),
+):
     RULES[f"aten.{_name}.Scalar"] = RULES[f"aten.{_name}.Tensor"] = _compare(_swap, _invert)
 
 
@@ -571,5 +635,6 @@ def _minimum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) ->
 def _abs(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """abs(x) = 2 relu(x) - x."""
     return b.op("sub", [b.op("mul", [b.op("relu", args[:1], value), 2.0], value), args[0]], value)
+
 
 __all__ = ["CLEAR_ONLY_KEYWORDS", "IGNORED", "Builder", "Program", "Unsupported", "lower"]

@@ -30,7 +30,11 @@ class Counts:
 
     def _combine(self, other: Counts, sign: int) -> Counts:
         both = self.seconds is not None and other.seconds is not None
-        values = {f.name: getattr(self, f.name) + sign * getattr(other, f.name) for f in fields(self) if f.name != "seconds"}
+        values = {
+            f.name: getattr(self, f.name) + sign * getattr(other, f.name)
+            for f in fields(self)
+            if f.name != "seconds"
+        }
         return Counts(**values, seconds=self.seconds + sign * other.seconds if both else None)  # type: ignore[operator]
 
     def __add__(self, other: Counts) -> Counts:
@@ -90,14 +94,20 @@ class Measurement:
     def communication(self) -> dict[str, dict[str, dict[str, int]]]:
         """What a prediction must equal exactly: bytes, rounds and messages of every role in every phase."""
         return {
-            phase: {role: {"bytes": int(c.bytes), "rounds": int(c.rounds), "messages": int(c.messages)} for role, c in sorted(by_role.items())}
+            phase: {
+                role: {"bytes": int(c.bytes), "rounds": int(c.rounds), "messages": int(c.messages)}
+                for role, c in sorted(by_role.items())
+            }
             for phase, by_role in self.roles.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **{phase: getattr(self, phase).to_dict() for phase in PHASES},
-            "by_role": {phase: {r: c.to_dict() for r, c in sorted(by_role.items())} for phase, by_role in self.roles.items()},
+            "by_role": {
+                phase: {r: c.to_dict() for r, c in sorted(by_role.items())}
+                for phase, by_role in self.roles.items()
+            },
         }
 
 

@@ -32,15 +32,19 @@ class SecureModel:
     threads or processes that wait for queries.
     """
 
-    def __init__(self, program: Program, protocol: type[Protocol], launcher: Launcher, plan: Plan, fraction_bits: int):
+    def __init__(
+        self, program: Program, protocol: type[Protocol], launcher: Launcher, plan: Plan, fraction_bits: int
+    ):
         self.program, self.protocol, self.fraction_bits = program, protocol, fraction_bits
         self._launcher, self._plan = launcher, plan
         self._ready = 0
+        self._broken = False
         launcher.setup(program, plan)
         self.measurement: Measurement = launcher.measurement(program)
 
     def offline(self, queries: int = 1) -> None:
         """Prepares correlated randomness for `queries` more queries; a call does it itself where none is left."""
+        self._usable()
         for _ in range(queries):
             self._launcher.offline()
             self._ready += 1
@@ -55,18 +59,29 @@ class SecureModel:
         if not self._ready:
             self.offline()
         self._ready -= 1
+        self._usable()
+        self._broken = True  # until the query has ended: a failed one leaves messages and masks behind
         outputs = self._launcher.online(inputs)
+        self._broken = False
         self.measurement = self._launcher.measurement(self.program)
         return self.program.restore(outputs) if self.program.restore else outputs
+
+    def _usable(self) -> None:
+        if self._broken:
+            raise RuntimeError("an earlier query failed half-way: compile the model again")
 
     def _inputs(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.program.inputs
         if len(args) > len(names):
-            raise InputError(f"{len(args)} positional inputs; the program has {len(names)}: {', '.join(names)}")
+            raise InputError(
+                f"{len(args)} positional inputs; the program has {len(names)}: {', '.join(names)}"
+            )
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         if set(inputs) != set(names):
             missing, unknown = sorted(set(names) - set(inputs)), sorted(set(inputs) - set(names))
-            raise InputError(f"inputs missing: {missing or 'none'}; unknown: {unknown or 'none'}; the program takes {', '.join(names)}")
+            raise InputError(
+                f"inputs missing: {missing or 'none'}; unknown: {unknown or 'none'}; the program takes {', '.join(names)}"
+            )
         for name, value in inputs.items():
             node = self.program[name]
             if tuple(value.shape) != node.shape or value.dtype != node.dtype:
@@ -148,7 +163,9 @@ class _Function(nn.Module):
         return self.function(*tensors)
 
 
-def run(function: Callable[..., Any], *tensors: Tensor, protocol: str = "dealer2pc", public: Sequence[int] = ()) -> Any:
+def run(
+    function: Callable[..., Any], *tensors: Tensor, protocol: str = "dealer2pc", public: Sequence[int] = ()
+) -> Any:
     """Any torch function of tensors, run securely in threads: secret in (but for positions in `public`), revealed out."""
     module = _Function(function).eval()
     names = [n.name for n in capture_inputs(module, tensors)]

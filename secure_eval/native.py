@@ -1,10 +1,12 @@
-"""Compiled loops for the CPU: each does in one pass over cache-sized blocks what the torch function of the same name defines.
+"""Compiled loops for the CPU: each does in one pass over cache-sized blocks what the torch function of the
+same name defines.
 
-numba compiles a loop when it is first called (a second or more each) and keeps the machine code beside this file or in the user's
-cache, so later processes only load it. The loops release the GIL. Inner loops run over slices, unit stride and without index
-arithmetic on signed numbers, which is what lets the compiler use the widest vector registers; ring elements are uint64 here, so that
-shifts are logical. benchmarks/local_kernels.py says what each loop gains over its torch function; steps that gained nothing are not
-here.
+numba compiles a loop when it is first called (a second or more each) and keeps the machine code beside this
+file or in the user's cache, so later processes only load it. The loops release the GIL. Inner loops run over
+slices, unit stride and without index arithmetic on signed numbers, which is what lets the compiler use the
+widest vector registers; ring elements are uint64 here, so that shifts are logical.
+benchmarks/local_kernels.py says what each loop gains over its torch function; steps that gained nothing are
+not here.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def _unsigned(values: Any) -> Array:
     return np.array([v & (2**64 - 1) for v in values], dtype=np.uint64)
 
 
-# -- indicators ------------------------------------------------------------------------------------------------------------------
+# -- indicators ----------------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -76,7 +78,7 @@ def indicators(r: Tensor) -> Tensor:
     return out
 
 
-# -- the first step of a comparison ----------------------------------------------------------------------------------------------
+# -- the first step of a comparison --------------------------------------------------------------------------
 
 
 @_compiled
@@ -169,7 +171,7 @@ def compare_first(
     return message, g3[0], top
 
 
-# -- masks and polynomials -------------------------------------------------------------------------------------------------------
+# -- masks and polynomials -----------------------------------------------------------------------------------
 
 
 @_compiled
@@ -219,7 +221,10 @@ def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
     wraps = torch.empty((degree if shift else 0, *r.shape), dtype=small)
     n = r.numel()
     _mask_readings(
-        _flat(r, _U64), _U64(shift), powers.numpy().view(_U64).reshape(degree, n), wraps.numpy().view(_WRAP[small]).reshape(len(wraps), n)
+        _flat(r, _U64),
+        _U64(shift),
+        powers.numpy().view(_U64).reshape(degree, n),
+        wraps.numpy().view(_WRAP[small]).reshape(len(wraps), n),
     )
     if not shift:
         return tuple(powers[1:])
@@ -284,7 +289,9 @@ def _polynomial(c, powers, wraps, derivatives, shift, add_public, out):  # type:
 
 
 @_loop
-def polynomial_share(c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], shift: int, add_public: bool) -> Tensor:
+def polynomial_share(
+    c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], shift: int, add_public: bool
+) -> Tensor:
     degree = len(coefficients) - 1
     rows = []
     for k in range(degree + 1):
@@ -295,11 +302,19 @@ def polynomial_share(c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], 
         return out.fill_(ring.wrap(coefficients[0]) if add_public else 0)
     powers = tuple([_flat(f, _U64) for f in fields[:degree]])
     wraps = tuple([_flat(f, _WRAP[f.dtype]) for f in fields[degree:]]) if shift else powers
-    _polynomial(_flat(c, _U64), powers, wraps, np.stack(rows), _U64(shift), add_public, out.view(-1).numpy().view(_U64))
+    _polynomial(
+        _flat(c, _U64),
+        powers,
+        wraps,
+        np.stack(rows),
+        _U64(shift),
+        add_public,
+        out.view(-1).numpy().view(_U64),
+    )
     return out
 
 
-# -- selections ------------------------------------------------------------------------------------------------------------------
+# -- selections ----------------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -348,5 +363,12 @@ def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Ten
         x, c = x.expand(shape), c.expand(shape)
     out = torch.empty(shape, dtype=ring.DTYPE)
     if prod(shape):
-        _select(_flat(packed, _U8), _flat(rho, _U64), _flat(x, _U64), _flat(c, _U64), _flat(product, _U64), out.view(-1).numpy().view(_U64))
+        _select(
+            _flat(packed, _U8),
+            _flat(rho, _U64),
+            _flat(x, _U64),
+            _flat(c, _U64),
+            _flat(product, _U64),
+            out.view(-1).numpy().view(_U64),
+        )
     return out

@@ -39,7 +39,11 @@ class _Rewriter:
     def single(self, node: Node) -> bool:
         """Whether exactly one other node uses the value, once."""
         users = self.users[node.name]
-        return node.name not in self.outputs and len(users) == 1 and list(users[0].references()).count(node.name) == 1
+        return (
+            node.name not in self.outputs
+            and len(users) == 1
+            and list(users[0].references()).count(node.name) == 1
+        )
 
     def weight(self, value: Any) -> Node | None:
         """The share_weight node behind a value."""
@@ -74,7 +78,9 @@ class _Rewriter:
             for inserted in self.before.pop(name, []):
                 ordered[inserted.name] = inserted
             ordered[name] = node
-        self.nodes = {n.name: n for n in remove_unused(replace(self.program, nodes=tuple(ordered.values()))).nodes}
+        self.nodes = {
+            n.name: n for n in remove_unused(replace(self.program, nodes=tuple(ordered.values()))).nodes
+        }
         self.refresh()
 
     def finish(self) -> Program:
@@ -90,7 +96,11 @@ def push_scales_into_weights(program: Program) -> Program:
         if node is None:
             continue
         for x, c in (node.args, node.args[::-1]):
-            if isinstance(c, (int, float)) and isinstance(x, Ref) and _SMALLEST_PUSHED <= abs(c) <= 1 / _SMALLEST_PUSHED:
+            if (
+                isinstance(c, (int, float))
+                and isinstance(x, Ref)
+                and _SMALLEST_PUSHED <= abs(c) <= 1 / _SMALLEST_PUSHED
+            ):
                 target = _scalable_linear(rw, x)
                 if target is not None:
                     _scale_linear(rw, target, float(c))
@@ -109,22 +119,60 @@ def _scale_heads(rw: _Rewriter, node: Node, x: Ref, factor: Node) -> bool:
         return False
     moved = rw.get(product.args[0])
     split = rw.get(moved.args[1]) if moved is not None and moved.op == "view" else None
-    if moved is None or split is None or moved.args[0] != "aten.transpose.int" or list(moved.args[2:]) != [1, 2] or split.op != "view":
+    if (
+        moved is None
+        or split is None
+        or moved.args[0] != "aten.transpose.int"
+        or list(moved.args[2:]) != [1, 2]
+        or split.op != "view"
+    ):
         return False
     linear = rw.get(split.args[1])
-    if linear is None or linear.op != "linear" or not all(map(rw.single, (moved, split, linear))) or len(split.shape) != 4:
+    if (
+        linear is None
+        or linear.op != "linear"
+        or not all(map(rw.single, (moved, split, linear)))
+        or len(split.shape) != 4
+    ):
         return False
     heads, width = split.shape[2:]
     weight, bias = rw.weight(linear.args[1]), rw.weight(linear.args[2])
-    if factor.shape != (heads, 1, 1) or linear.shape[-1] != heads * width or weight is None or (linear.args[2] is not None and bias is None):
+    if (
+        factor.shape != (heads, 1, 1)
+        or linear.shape[-1] != heads * width
+        or weight is None
+        or (linear.args[2] is not None and bias is None)
+    ):
         return False
     rw.counter += 1
-    flat = Node(f"{linear.name}_heads{rw.counter}", "aten::aten.reshape.default", (Ref(factor.name), [heads]), "constant", (heads,))
-    rows = Node(f"{flat.name}_rows", "aten::aten.repeat_interleave.self_int", (Ref(flat.name), width), "constant", (heads * width,))
-    column = Node(f"{flat.name}_column", "aten::aten.reshape.default", (Ref(rows.name), [heads * width, 1]), "constant", (heads * width, 1))
+    flat = Node(
+        f"{linear.name}_heads{rw.counter}",
+        "aten::aten.reshape.default",
+        (Ref(factor.name), [heads]),
+        "constant",
+        (heads,),
+    )
+    rows = Node(
+        f"{flat.name}_rows",
+        "aten::aten.repeat_interleave.self_int",
+        (Ref(flat.name), width),
+        "constant",
+        (heads * width,),
+    )
+    column = Node(
+        f"{flat.name}_column",
+        "aten::aten.reshape.default",
+        (Ref(rows.name), [heads * width, 1]),
+        "constant",
+        (heads * width, 1),
+    )
     rw.before.setdefault(linear.name, []).extend([flat, rows, column])
     scaled = rw.owner_op(linear, "aten.mul.Tensor", (weight.args[0], Ref(column.name)), weight.shape)
-    shift = linear.args[2] if bias is None else rw.owner_op(linear, "aten.mul.Tensor", (bias.args[0], Ref(rows.name)), bias.shape)
+    shift = (
+        linear.args[2]
+        if bias is None
+        else rw.owner_op(linear, "aten.mul.Tensor", (bias.args[0], Ref(rows.name)), bias.shape)
+    )
     rw.change(linear, args=(linear.args[0], scaled, shift))
     rw.bypass(node, x)
     # A constant of the architecture may be defined after the layer that it now scales.
@@ -182,7 +230,12 @@ def _channel_operand(rw: _Rewriter, node: Node, width: int) -> tuple[Ref, Node] 
     """For a binary node the operand that is a secret activation and the one that is an owner's vector of the last dimension."""
     for x, v in (node.args[:2], node.args[1::-1]):
         w = rw.weight(v)
-        if w is not None and isinstance(x, Ref) and rw.weight(x) is None and w.shape in ((width,), (1,) * (len(node.shape) - 1) + (width,)):
+        if (
+            w is not None
+            and isinstance(x, Ref)
+            and rw.weight(x) is None
+            and w.shape in ((width,), (1,) * (len(node.shape) - 1) + (width,))
+        ):
             return x, w
     return None
 
@@ -192,7 +245,13 @@ def _flat(rw: _Rewriter, node: Node, vector: Node) -> Any:
     if len(vector.shape) == 1:
         return vector.args[0]
     rw.counter += 1
-    flat = Node(f"{node.name}_flat{rw.counter}", "aten::aten.reshape.default", (vector.args[0], [vector.shape[-1]]), "owner", (vector.shape[-1],))
+    flat = Node(
+        f"{node.name}_flat{rw.counter}",
+        "aten::aten.reshape.default",
+        (vector.args[0], [vector.shape[-1]]),
+        "owner",
+        (vector.shape[-1],),
+    )
     rw.before.setdefault(node.name, []).append(flat)
     return Ref(flat.name)
 
@@ -203,7 +262,13 @@ def _fold_shift_after(rw: _Rewriter, node: Node) -> bool:
         return False
     found = _channel_operand(rw, node, node.shape[-1])
     linear = rw.get(found[0]) if found else None
-    if found is None or linear is None or linear.op != "linear" or not rw.single(linear) or linear.shape != node.shape:
+    if (
+        found is None
+        or linear is None
+        or linear.op != "linear"
+        or not rw.single(linear)
+        or linear.shape != node.shape
+    ):
         return False
     x, weight, bias = linear.args
     b = rw.weight(bias)
@@ -211,7 +276,9 @@ def _fold_shift_after(rw: _Rewriter, node: Node) -> bool:
         return False
     # The vector may be defined after the linear layer: the sum takes the later node's place.
     vector = _flat(rw, node, found[1])
-    total = vector if b is None else rw.owner_op(node, "aten.add.Tensor", (b.args[0], vector), (node.shape[-1],))
+    total = (
+        vector if b is None else rw.owner_op(node, "aten.add.Tensor", (b.args[0], vector), (node.shape[-1],))
+    )
     if b is None:
         total = rw.owner_op(node, "aten.clone.default", (vector,), (node.shape[-1],))
     rw.change(node, op="linear", args=(x, weight, total))
@@ -232,10 +299,14 @@ def _fold_before(rw: _Rewriter, node: Node) -> bool:
         return False
     vector = _flat(rw, node, found[1])
     if inner.op == "mul":
-        rw.change(node, args=(found[0], rw.owner_op(node, "aten.mul.Tensor", (w.args[0], vector), w.shape), bias))
+        rw.change(
+            node, args=(found[0], rw.owner_op(node, "aten.mul.Tensor", (w.args[0], vector), w.shape), bias)
+        )
         return True
     rw.counter += 1
-    moved = Node(f"{node.name}_mv{rw.counter}", "aten::aten.mv.default", (w.args[0], vector), "owner", (w.shape[0],))
+    moved = Node(
+        f"{node.name}_mv{rw.counter}", "aten::aten.mv.default", (w.args[0], vector), "owner", (w.shape[0],)
+    )
     rw.before.setdefault(node.name, []).append(moved)
     terms = (Ref(moved.name),) if b is None else (b.args[0], Ref(moved.name))
     target = "aten.clone.default" if b is None else "aten.add.Tensor"
@@ -253,8 +324,22 @@ def divide_after_matmul(program: Program) -> Program:
             continue
         for a, s in (inner.args, inner.args[::-1]):
             per_row, rows = rw.get(s), rw.get(a)
-            if per_row is not None and rows is not None and per_row.op == "reciprocal" and per_row.shape[-1] == 1 and rows.shape == inner.shape:
-                product = Node(f"{node.name}_undivided", "matmul", (a, node.args[1]), "secret", node.shape, node.dtype, node.site)
+            if (
+                per_row is not None
+                and rows is not None
+                and per_row.op == "reciprocal"
+                and per_row.shape[-1] == 1
+                and rows.shape == inner.shape
+            ):
+                product = Node(
+                    f"{node.name}_undivided",
+                    "matmul",
+                    (a, node.args[1]),
+                    "secret",
+                    node.shape,
+                    node.dtype,
+                    node.site,
+                )
                 rw.before.setdefault(node.name, []).append(product)
                 rw.change(node, op="mul", args=(Ref(product.name), s))
                 rw.commit()

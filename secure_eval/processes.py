@@ -36,12 +36,19 @@ class _Child:
         self.role = role
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         package_parent = str(Path(__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environment.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [package_parent, environment.get("PYTHONPATH")])
+        )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "secure_eval.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-m", "secure_eval.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
 
-    def ask(self, command: str, tensors: Mapping[str, Tensor] | None = None, **message: Any) -> dict[str, Any]:
+    def ask(
+        self, command: str, tensors: Mapping[str, Tensor] | None = None, **message: Any
+    ) -> dict[str, Any]:
         """Sends a command and waits for its answer. Raises RuntimeError with the process's own error."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
@@ -54,7 +61,9 @@ class _Child:
         answer = frame[0]
         if "error" in answer:
             kind = TransportError if answer["error"].startswith("TransportError") else RuntimeError
-            raise kind(f"{self.role} failed during {command}: {answer['error']}\n{answer.get('traceback', '')}")
+            raise kind(
+                f"{self.role} failed during {command}: {answer['error']}\n{answer.get('traceback', '')}"
+            )
         return answer
 
     def end(self) -> None:
@@ -100,7 +109,9 @@ class Processes(Launcher):
         settings = {"protocol": protocol.name, "fraction_bits": fraction_bits, "threads": threads}
         answers = self._together(
             {
-                name: lambda c=c, name=name: c.ask("start", role=name, credentials=asdict(credentials[name]), **settings)  # type: ignore[misc]
+                name: lambda c=c, name=name: c.ask(
+                    "start", role=name, credentials=asdict(credentials[name]), **settings
+                )  # type: ignore[misc]
                 for name, c in self._children.items()
             }
         )
@@ -113,7 +124,9 @@ class Processes(Launcher):
         }
         for name in _HERE:
             mine = [pair for pair in pairs if name in pair]
-            calls[name] = lambda name=name, mine=mine: connect_all(name, listeners[name], mine, addresses, credentials[name])  # type: ignore[misc]
+            calls[name] = lambda name=name, mine=mine: connect_all(
+                name, listeners[name], mine, addresses, credentials[name]
+            )  # type: ignore[misc]
         sockets = self._together(calls)
         for listener in listeners.values():
             listener.close()
@@ -129,7 +142,12 @@ class Processes(Launcher):
 
         def guarded(call: Callable[[], Any]) -> Any:
             with torch.inference_mode():
-                return call()
+                try:
+                    return call()
+                except BaseException:
+                    for transport in self._transports.values():  # whoever waits for this process learns of it
+                        transport.close()
+                    raise
 
         futures = {name: self._pool.submit(guarded, call) for name, call in calls.items()}
         errors = []
@@ -184,5 +202,7 @@ class Processes(Launcher):
 def _ledger(data: Mapping[str, Any]) -> Ledger:
     ledger = Ledger()
     ledger.phases = {phase: Counts(**counts) for phase, counts in data["phases"].items()}
-    ledger.tags = {phase: {tag: Counts(**c) for tag, c in tags.items()} for phase, tags in data["tags"].items()}
+    ledger.tags = {
+        phase: {tag: Counts(**c) for tag, c in tags.items()} for phase, tags in data["tags"].items()
+    }
     return ledger

@@ -81,7 +81,9 @@ class Node:
     def __repr__(self) -> str:
         arguments = ", ".join([*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs)])
         kind = str(self.dtype).removeprefix("torch.")
-        return f"{self.name}: {self.level} {kind}{list(self.shape)} = {self.op}({arguments})" + (f"    @ {self.site}" if self.site else "")
+        return f"{self.name}: {self.level} {kind}{list(self.shape)} = {self.op}({arguments})" + (
+            f"    @ {self.site}" if self.site else ""
+        )
 
     def references(self) -> Iterator[str]:
         yield from _references(self.args)
@@ -146,7 +148,17 @@ class Program:
         return json.dumps(
             {
                 "nodes": [
-                    [n.name, n.op, _pack(n.args), n.level, list(n.shape), _dtype_name(n.dtype), n.site, n.integral, _pack(n.kwargs)]
+                    [
+                        n.name,
+                        n.op,
+                        _pack(n.args),
+                        n.level,
+                        list(n.shape),
+                        _dtype_name(n.dtype),
+                        n.site,
+                        n.integral,
+                        _pack(n.kwargs),
+                    ]
                     for n in self.nodes
                 ],
                 "inputs": list(self.inputs),
@@ -158,7 +170,17 @@ class Program:
     def from_json(cls, text: str, constants: Mapping[str, Tensor]) -> Program:
         data = json.loads(text)
         nodes = tuple(
-            Node(name, op, tuple(_unpack(args)), level, tuple(shape), getattr(torch, dtype), site, integral, tuple(map(tuple, _unpack(kwargs))))
+            Node(
+                name,
+                op,
+                tuple(_unpack(args)),
+                level,
+                tuple(shape),
+                getattr(torch, dtype),
+                site,
+                integral,
+                tuple(map(tuple, _unpack(kwargs))),
+            )
             for name, op, args, level, shape, dtype, site, integral, kwargs in data["nodes"]
         )
         return cls(nodes, tuple(data["inputs"]), tuple(_unpack(data["outputs"])), constants)

@@ -1,9 +1,10 @@
 """Cryptographic randomness: AES-128 in counter mode, expanded from 128-bit seeds.
 
-One seed is shared by two roles (the dealer and a party, say). Each purpose gets a key of its own from it, and inside a purpose
-each tensor gets an index of its own; the counter block of AES is `index (64 bits) || position in the tensor (64 bits)`, so that
-no block is ever used twice and both ends can expand any tensor without expanding those before it.
-Seeds come from the operating system. There is no other generator in this package.
+One seed is shared by two roles (the dealer and a party, say). Each purpose gets a key of its own from it, and
+inside a purpose each tensor gets an index of its own; the counter block of AES is `index (64 bits) ||
+position in the tensor (64 bits)`, so that no block is ever used twice and both ends can expand any tensor
+without expanding those before it. Seeds come from the operating system. There is no other generator in this
+package.
 """
 
 from __future__ import annotations
@@ -43,10 +44,18 @@ class Stream:
     def __init__(self, seed: bytes, purpose: str):
         if len(seed) != SEED_BYTES:
             raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
-        self._key = hashlib.blake2b(purpose.encode(), key=seed, digest_size=16, person=b"sordino stream").digest()
+        self._key = hashlib.blake2b(
+            purpose.encode(), key=seed, digest_size=16, person=b"sordino stream"
+        ).digest()
         self._used: set[int] = set()
 
-    def tensor(self, index: int, shape: Sequence[int], dtype: torch.dtype = torch.int64, device: torch.device | str = "cpu") -> Tensor:
+    def tensor(
+        self,
+        index: int,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.int64,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
         """Tensor number `index`: uniform over the whole range of an integer dtype.
 
         Raises RandomnessReuse when the same index is asked for twice.
@@ -57,9 +66,12 @@ class Stream:
         out = torch.empty(math.prod(shape), dtype=dtype)
         count = out.numel() * out.element_size()
         if count:
-            encryptor = Cipher(algorithms.AES(self._key), modes.CTR(index.to_bytes(8, "big") + bytes(8))).encryptor()
-            # A CTR block holds 16 bytes, and update_into wants room for one block more than it writes only in block modes.
-            target = memoryview(out.view(torch.uint8).numpy())
+            encryptor = Cipher(
+                algorithms.AES(self._key), modes.CTR(index.to_bytes(8, "big") + bytes(8))
+            ).encryptor()
+            # A CTR block holds 16 bytes, and update_into wants room for one block more than it writes only in
+            # block modes.
+            target = out.view(torch.uint8).numpy().data
             for start in range(0, count, len(_ZEROS)):
                 stop = min(count, start + len(_ZEROS))
                 encryptor.update_into(_ZEROS[: stop - start], target[start:stop])
@@ -67,13 +79,20 @@ class Stream:
 
 
 class MetaStream(Stream):
-    """The same interface for the counting run: shapes without values, with the number of bytes that would be expanded."""
+    """The same interface for the counting run: shapes without values, with the number of bytes that would be
+    expanded."""
 
     def __init__(self, purpose: str):
         super().__init__(bytes(SEED_BYTES), purpose)
         self.expanded_bytes = 0
 
-    def tensor(self, index: int, shape: Sequence[int], dtype: torch.dtype = torch.int64, device: torch.device | str = "meta") -> Tensor:
+    def tensor(
+        self,
+        index: int,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.int64,
+        device: torch.device | str = "meta",
+    ) -> Tensor:
         if index in self._used:
             raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
         self._used.add(index)

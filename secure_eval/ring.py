@@ -1,7 +1,8 @@
 """The ring Z_2^64 as int64 tensors, and fixed point numbers in it.
 
-Torch's int64 arithmetic wraps modulo 2^64, so an int64 tensor *is* a tensor of ring elements; only right shifts, comparisons
-and decoding give the sign a meaning. A real number x is held as round(x * 2^f) with f fraction bits.
+Torch's int64 arithmetic wraps modulo 2^64, so an int64 tensor *is* a tensor of ring elements; only right
+shifts, comparisons and decoding give the sign a meaning. A real number x is held as round(x * 2^f) with f
+fraction bits.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ class EncodingError(ValueError):
 def encode(x: Tensor, fraction_bits: int) -> Tensor:
     """Fixed point encoding: round(x * 2^fraction_bits), any shape, as int64.
 
-    Raises EncodingError when a value is not finite or not below 2^(62 - fraction_bits) in magnitude. On the meta device only the
-    shape is computed.
+    Raises EncodingError when a value is not finite or not below 2^(62 - fraction_bits) in magnitude. On the
+    meta device only the shape is computed.
     """
-    if x.dtype in (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8) and fraction_bits == 0:
+    if (
+        x.dtype in (torch.bool, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+        and fraction_bits == 0
+    ):
         return x.to(DTYPE)
     scaled = torch.round(x.to(torch.float64) * 2.0**fraction_bits)
     if x.device.type != "meta" and x.numel():
@@ -36,19 +40,22 @@ def encode(x: Tensor, fraction_bits: int) -> Tensor:
         worst = scaled.abs().max().item()
         if not worst < limit:
             raise EncodingError(
-                f"a value of magnitude {worst / 2.0**fraction_bits:.6g} does not fit {fraction_bits} fraction bits in a {BITS}-bit ring: "
+                f"a value of magnitude {worst / 2.0**fraction_bits:.6g} does not fit {fraction_bits} "
+                f"fraction bits in a {BITS}-bit ring: "
                 f"allowed are magnitudes below 2^{BITS - HEADROOM_BITS - fraction_bits}"
             )
     return scaled.to(DTYPE)
 
 
 def decode(x: Tensor, fraction_bits: int) -> Tensor:
-    """The real numbers (float64, same shape) that ring elements with `fraction_bits` fraction bits stand for."""
+    """The real numbers (float64, same shape) that ring elements with `fraction_bits` fraction bits stand
+    for."""
     return x.to(torch.float64) / 2.0**fraction_bits
 
 
 def wrap(value: int) -> int:
-    """A Python integer reduced to the signed representative of its class modulo 2^64, as torch's int64 scalars need it."""
+    """A Python integer reduced to the signed representative of its class modulo 2^64, as torch's int64
+    scalars need it."""
     value &= (1 << BITS) - 1
     return value - (1 << BITS) if value >> (BITS - 1) else value
 
@@ -68,7 +75,8 @@ def shift_right_logical(x: Tensor, bits: int) -> Tensor:
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """Matrix product modulo 2^64 with torch.matmul's broadcasting, on the device of its operands.
 
-    On CPU (and meta) torch's own int64 product; elsewhere, where torch has none, exact float64 products of 16-bit limbs.
+    On CPU (and meta) torch's own int64 product; elsewhere, where torch has none, exact float64 products of
+    16-bit limbs.
     """
     if x.device.type in ("cpu", "meta"):
         return torch.matmul(x, y)
@@ -76,9 +84,13 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 
 def matmul_by_limbs(x: Tensor, y: Tensor) -> Tensor:
-    """Matrix product modulo 2^64 from ten float64 products of unsigned 16-bit limbs; exact for inner sizes up to 2^21."""
+    """Matrix product modulo 2^64 from ten float64 products of unsigned 16-bit limbs; exact for inner sizes up
+    to 2^21."""
     if x.shape[-1] > 2**21:
-        raise ValueError(f"inner size {x.shape[-1]} is above 2^21, where a float64 product of 16-bit limbs is no longer exact")
+        raise ValueError(
+            f"inner size {x.shape[-1]} is above 2^21, where a float64 product of 16-bit limbs is no longer "
+            "exact"
+        )
     xs = [((x >> (16 * i)) & 0xFFFF).to(torch.float64) for i in range(4)]
     ys = [((y >> (16 * i)) & 0xFFFF).to(torch.float64) for i in range(4)]
     total: Tensor | None = None

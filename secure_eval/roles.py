@@ -46,7 +46,9 @@ def links(protocol: type[Protocol]) -> list[tuple[str, str]]:
     """Pairs of roles that talk to each other."""
     parties = party_names(protocol)
     others = [r for r in role_names(protocol) if r not in parties]
-    pairs = [(o, p) for o in others for p in parties] + [(a, b) for i, a in enumerate(parties) for b in parties[i + 1 :]]
+    pairs = [(o, p) for o in others for p in parties] + [
+        (a, b) for i, a in enumerate(parties) for b in parties[i + 1 :]
+    ]
     return [*pairs, ("owner", "client")]
 
 
@@ -72,7 +74,9 @@ class _Splitter:
         self._protocol, self._device = protocol, transport.device
         self._seeds = [new_seed() for _ in range(protocol.parts - 1)]
         meta = transport.device.type == "meta"
-        self._streams = [_stream(None if meta else _seed_tensor(s, torch.device("cpu")), purpose) for s in self._seeds]
+        self._streams = [
+            _stream(None if meta else _seed_tensor(s, torch.device("cpu")), purpose) for s in self._seeds
+        ]
 
     def seed_messages(self, party: int) -> list[Tensor]:
         held = [j for j in self._protocol.parts_of(party) if j < len(self._seeds)]
@@ -87,7 +91,14 @@ class _Splitter:
 class _Joiner:
     """A party's side of sharing: expands the parts whose seeds it has, and takes the last from a message."""
 
-    def __init__(self, protocol: type[Protocol], party: int, seeds: Sequence[Tensor], purpose: str, device: torch.device):
+    def __init__(
+        self,
+        protocol: type[Protocol],
+        party: int,
+        seeds: Sequence[Tensor],
+        purpose: str,
+        device: torch.device,
+    ):
         self._device, self._last = device, protocol.parts - 1
         self._parts = protocol.parts_of(party)
         held = [j for j in self._parts if j < self._last]
@@ -123,7 +134,11 @@ class Role:
     def _clear(self, program: Program, levels: set[str], environment: dict[str, Any]) -> dict[str, Any]:
         """Adds the clear values of these levels to `environment`."""
         for node in program.nodes:
-            if node.level in levels and node.name not in environment and node.op not in ("input", "parameter", "table"):
+            if (
+                node.level in levels
+                and node.name not in environment
+                and node.op not in ("input", "parameter", "table")
+            ):
                 environment[node.name] = evaluate_clear(node, environment, program.constants, self.device)
         return environment
 
@@ -143,7 +158,9 @@ class Owner(Role):
         with self.transport.ledger.phase("setup"):
             splitter = _Splitter(self.protocol, self.transport, "weights")
             environment: dict[str, Any] = {
-                name: p.to(self.device) if self.device.type != "meta" else torch.empty(p.shape, dtype=p.dtype, device="meta")
+                name: p.to(self.device)
+                if self.device.type != "meta"
+                else torch.empty(p.shape, dtype=p.dtype, device="meta")
                 for name, p in program.parameters.items()
             }
             self._clear(program, {"constant", "owner"}, environment)
@@ -170,7 +187,9 @@ class Client(Role):
         with self.transport.ledger.phase("setup"):
             self._splitter = _Splitter(self.protocol, self.transport, "inputs")
             self._query = 0
-            sends = {name: self._splitter.seed_messages(i) for i, name in enumerate(party_names(self.protocol))}
+            sends = {
+                name: self._splitter.seed_messages(i) for i, name in enumerate(party_names(self.protocol))
+            }
             tables = _tables(program)
             receives = {"owner": [TensorSpec(n.shape, n.dtype) for n in tables]} if tables else {}
             received = self.transport.exchange({k: v for k, v in sends.items() if v}, receives)
@@ -187,7 +206,9 @@ class Client(Role):
             public = [environment[n.name] for n in program.nodes if n.op == "input" and n.level == "public"]
             parts = []
             for index, node in enumerate(_of_op(program, "share_input")):
-                value = ring.encode(environment[next(node.references())], _fraction_bits(node, self.fraction_bits))
+                value = ring.encode(
+                    environment[next(node.references())], _fraction_bits(node, self.fraction_bits)
+                )
                 parts.append(self._splitter.last_part(value, self._query * _VALUES_PER_QUERY + index))
             self._query += 1
             sends = {}
@@ -202,7 +223,9 @@ class Client(Role):
         secret = [o.name for o in program.outputs if isinstance(o, Ref) and by_name[o.name].level == "secret"]
         receives = {}
         for party, name in enumerate(party_names(self.protocol)):
-            parts_sent = [TensorSpec(by_name[s].shape) for s in secret for _ in _revealed(self.protocol, party)]
+            parts_sent = [
+                TensorSpec(by_name[s].shape) for s in secret for _ in _revealed(self.protocol, party)
+            ]
             receives[name] = [TensorSpec((len(secret),)), *parts_sent]
         received = self.transport.exchange({}, receives)
         values = {}
@@ -214,12 +237,18 @@ class Client(Role):
             total = torch.stack(parts).sum(0)
             bits = received["party0"][0][i]
             values[name] = (total.to(torch.float64) / 2.0 ** bits.to(torch.float64)).to(by_name[name].dtype)
-        return [values.get(o.name, environment.get(o.name)) if isinstance(o, Ref) else o for o in program.outputs]
+        return [
+            values.get(o.name, environment.get(o.name)) if isinstance(o, Ref) else o for o in program.outputs
+        ]
 
 
 def _revealed(protocol: type[Protocol], party: int) -> list[int]:
     """Positions of the parts that a party sends to the client: each part from the first party that holds it."""
-    return [i for i, j in enumerate(protocol.parts_of(party)) if all(j not in protocol.parts_of(q) for q in range(party))]
+    return [
+        i
+        for i, j in enumerate(protocol.parts_of(party))
+        if all(j not in protocol.parts_of(q) for q in range(party))
+    ]
 
 
 class Plan:
@@ -227,13 +256,13 @@ class Plan:
 
     def __init__(self, program: Program, protocol: type[Protocol], fraction_bits: int):
         recorder = Recorder()
-        self.weights = multiplied_weights(program)
         party = Party(protocol, Counting("party0"), fraction_bits)
         with MetaMemo():
             party.begin(program)
             party.share_weights_on_meta()
             party.open_weights(recorder)
             self.setup = list(recorder.plan)
+            self.weights = multiplied_weights(program) if self.setup else []
             recorder = Recorder()
             party.evaluate(recorder, *party.meta_inputs())
         self.query = list(recorder.plan)
@@ -268,16 +297,26 @@ class Party(Role):
     def share_weights_on_meta(self) -> None:
         assert self.program is not None
         for node in _of_op(self.program, "share_weight"):
-            shares = [torch.empty(node.shape, dtype=ring.DTYPE, device="meta") for _ in self.protocol.parts_of(self.number)]
+            shares = [
+                torch.empty(node.shape, dtype=ring.DTYPE, device="meta")
+                for _ in self.protocol.parts_of(self.number)
+            ]
             self._weights[node.name] = Secret(shares, _fraction_bits(node, self.fraction_bits))
 
     def meta_inputs(self) -> tuple[dict[str, Tensor], dict[str, Secret]]:
         program = self.program
         assert program is not None
-        public = {n.name: torch.empty(n.shape, dtype=n.dtype, device="meta") for n in program.nodes if n.op == "input" and n.level == "public"}
+        public = {
+            n.name: torch.empty(n.shape, dtype=n.dtype, device="meta")
+            for n in program.nodes
+            if n.op == "input" and n.level == "public"
+        }
         inputs = {}
         for node in _of_op(program, "share_input"):
-            shares = [torch.empty(node.shape, dtype=ring.DTYPE, device="meta") for _ in self.protocol.parts_of(self.number)]
+            shares = [
+                torch.empty(node.shape, dtype=ring.DTYPE, device="meta")
+                for _ in self.protocol.parts_of(self.number)
+            ]
             inputs[node.name] = Secret(shares, _fraction_bits(node, self.fraction_bits))
         return public, inputs
 
@@ -290,7 +329,9 @@ class Party(Role):
             store = Store()
             if self.protocol.has_dealer:
                 for number, correlation in enumerate(plan.setup):
-                    store.put(correlation, expand(correlation, self.number, self._dealer, 0, number, self.device))
+                    store.put(
+                        correlation, expand(correlation, self.number, self._dealer, 0, number, self.device)
+                    )
             self.open_weights(store)
 
     def _receive_setup(self, program: Program) -> None:
@@ -304,10 +345,14 @@ class Party(Role):
             receives["dealer"] = [_SEED]
         received = self.transport.exchange({}, {k: v for k, v in receives.items() if v})
         owner = deque(received.get("owner", []))
-        weights = _Joiner(self.protocol, self.number, [owner.popleft() for _ in seeds], "weights", self.device)
+        weights = _Joiner(
+            self.protocol, self.number, [owner.popleft() for _ in seeds], "weights", self.device
+        )
         for index, node in enumerate(nodes):
             message = owner.popleft() if takes else None
-            self._weights[node.name] = weights.join(node.shape, index, message, _fraction_bits(node, self.fraction_bits))
+            self._weights[node.name] = weights.join(
+                node.shape, index, message, _fraction_bits(node, self.fraction_bits)
+            )
         self._inputs = _Joiner(self.protocol, self.number, received.get("client", []), "inputs", self.device)
         if self.protocol.has_dealer:
             self._dealer = _stream(received["dealer"][0], f"dealer to party{self.number}")
@@ -337,10 +382,16 @@ class Party(Role):
         derived = [f for number in chunk for f in self._plan[number].derived()] if self.number == 1 else []
         messages: deque[Tensor] = deque()
         if derived:
-            messages = deque(self.transport.exchange({}, {"dealer": [f.spec for f in derived]}, rounds=int(first))["dealer"])
+            messages = deque(
+                self.transport.exchange({}, {"dealer": [f.spec for f in derived]}, rounds=int(first))[
+                    "dealer"
+                ]
+            )
         for number in chunk:
             correlation = self._plan[number]
-            fields: Fields = expand(correlation, self.number, self._dealer, self._queries, number, self.device)
+            fields: Fields = expand(
+                correlation, self.number, self._dealer, self._queries, number, self.device
+            )
             if self.number == 1:
                 fields.update({f.name: messages.popleft() for f in correlation.derived()})
             store.put(correlation, p.prepare(correlation, fields, store.peek, self._weights))
@@ -356,20 +407,30 @@ class Party(Role):
             public_nodes = [n for n in program.nodes if n.op == "input" and n.level == "public"]
             nodes = _of_op(program, "share_input")
             takes = self._inputs.takes_message
-            specs = [TensorSpec(n.shape, n.dtype) for n in public_nodes] + [TensorSpec(n.shape) for n in nodes if takes]
+            specs = [TensorSpec(n.shape, n.dtype) for n in public_nodes] + [
+                TensorSpec(n.shape) for n in nodes if takes
+            ]
             received = deque(self.transport.exchange({}, {"client": specs})["client"])
             public = {n.name: received.popleft() for n in public_nodes}
             inputs = {}
             for index, node in enumerate(nodes):
                 message = received.popleft() if takes else None
                 number = query * _VALUES_PER_QUERY + index
-                inputs[node.name] = self._inputs.join(node.shape, number, message, _fraction_bits(node, self.fraction_bits))
-            outputs = [o for o in self.evaluate(self._stores.popleft(), public, inputs) if isinstance(o, Secret)]
+                inputs[node.name] = self._inputs.join(
+                    node.shape, number, message, _fraction_bits(node, self.fraction_bits)
+                )
+            outputs = [
+                o for o in self.evaluate(self._stores.popleft(), public, inputs) if isinstance(o, Secret)
+            ]
             bits = torch.tensor([o.fraction_bits for o in outputs], dtype=torch.int64, device=self.device)
-            shares = [o.shares[i].contiguous() for o in outputs for i in _revealed(self.protocol, self.number)]
+            shares = [
+                o.shares[i].contiguous() for o in outputs for i in _revealed(self.protocol, self.number)
+            ]
             self.transport.exchange({"client": [bits, *shares]}, {})
 
-    def evaluate(self, source: Recorder | Store, public: Mapping[str, Tensor], inputs: Mapping[str, Secret]) -> list[Any]:
+    def evaluate(
+        self, source: Recorder | Store, public: Mapping[str, Tensor], inputs: Mapping[str, Secret]
+    ) -> list[Any]:
         assert self.program is not None
         p = self.protocol(self.number, source, self.device, self.fraction_bits)
         engine = Engine(self.program, self._weights, self._constants, self.device)
@@ -385,7 +446,9 @@ class Dealer(Role):
             seeds = [_seed_tensor(new_seed(), torch.device("cpu")) for _ in names]
             self.transport.exchange({n: [s.to(self.device)] for n, s in zip(names, seeds, strict=True)}, {})
             meta = self.device.type == "meta"
-            streams = [_stream(None if meta else s, f"dealer to {n}") for n, s in zip(names, seeds, strict=True)]
+            streams = [
+                _stream(None if meta else s, f"dealer to {n}") for n, s in zip(names, seeds, strict=True)
+            ]
             self._streams = (streams[0], streams[1])
             self._plan, self._queries = plan.query, 0
             self._weights: dict[str, dict[str, Tensor]] = {}
@@ -401,4 +464,3 @@ class Dealer(Role):
                 messages = [t for _ in chunk for t in next(dealt)]
                 if messages:
                     self.transport.exchange({"party1": messages}, {}, rounds=int(i == 0))
-

@@ -98,7 +98,13 @@ class Scheduler:
             raise RuntimeError("the protocol ended with messages that nobody waits for")
         return root.result  # type: ignore[return-value]
 
-    def _step(self, task: Task[Any], value: Any, ready: deque[tuple[Task[Any], Any]], pending: list[tuple[Task[Any], Exchange]]) -> None:
+    def _step(
+        self,
+        task: Task[Any],
+        value: Any,
+        ready: deque[tuple[Task[Any], Any]],
+        pending: list[tuple[Task[Any], Exchange]],
+    ) -> None:
         while True:
             try:
                 request = task.coroutine.send(value)
@@ -122,21 +128,33 @@ class Scheduler:
             else:
                 raise TypeError(f"protocol code awaited {request!r}, which is neither a message nor a task")
 
-    def _round(self, waiting: list[tuple[Task[Any], Exchange]]) -> list[tuple[Task[Any], dict[str, list[Tensor]]]]:
+    def _round(
+        self, waiting: list[tuple[Task[Any], Exchange]]
+    ) -> list[tuple[Task[Any], dict[str, list[Tensor]]]]:
         sends: dict[str, list[Tensor]] = {}
         receives: dict[str, list[TensorSpec]] = {}
         tags: set[str] = set()
         for task, exchange in waiting:
             for peer, tensors in exchange.sends.items():
                 sends.setdefault(peer, []).extend(tensors)
-                self._transport.ledger.tag(task.tag).bytes += sum(t.numel() * t.element_size() for t in tensors)
+                self._transport.ledger.tag(task.tag).bytes += sum(
+                    t.numel() * t.element_size() for t in tensors
+                )
             for peer, specs in exchange.receives.items():
                 receives.setdefault(peer, []).extend(specs)
             tags.add(task.tag)
         for tag in tags:
             self._transport.ledger.tag(tag).rounds += 1
-        received = {peer: deque(tensors) for peer, tensors in self._transport.exchange(sends, receives).items()}
+        received = {
+            peer: deque(tensors) for peer, tensors in self._transport.exchange(sends, receives).items()
+        }
         return [
-            (task, {peer: [received[peer].popleft() for _ in specs] for peer, specs in exchange.receives.items()})
+            (
+                task,
+                {
+                    peer: [received[peer].popleft() for _ in specs]
+                    for peer, specs in exchange.receives.items()
+                },
+            )
             for task, exchange in waiting
         ]

@@ -51,7 +51,12 @@ def check(program: Program) -> Program:
             _check_secret(node, seen)
         elif "secret" in levels:
             raise InvalidProgram(f"{node!r} would compute in the clear with a secret")
-        elif node.level == "owner" and levels & {"client", "public"} or node.level == "client" and "owner" in levels:
+        elif (
+            node.level == "owner"
+            and levels & {"client", "public"}
+            or node.level == "client"
+            and "owner" in levels
+        ):
             raise InvalidProgram(f"{node!r} needs a value that its level does not know")
         elif node.level in ("constant", "public") and levels & {"client", "owner"}:
             raise InvalidProgram(f"{node!r} would make a private value public")
@@ -76,5 +81,13 @@ def _check_secret(node: Node, seen: dict[str, Node]) -> None:
             continue
         for reference in Node("", "", (argument,), "secret", ()).references():
             level = seen[reference].level
-            if level not in {"s": ("secret",), "c": ("constant", "public"), "v": ("secret", "constant", "public"), "-": ()}[kind.rstrip("?")]:
+            if (
+                level
+                not in {
+                    "s": ("secret",),
+                    "c": ("constant", "public"),
+                    "v": ("secret", "constant", "public"),
+                    "-": (),
+                }[kind.rstrip("?")]
+            ):
                 raise InvalidProgram(f"{node!r}: argument {reference} is {level}")

@@ -79,7 +79,7 @@ class Transport(ABC):
     @abstractmethod
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]: ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most transports hold nothing)
         """Frees the links. Safe to call twice."""
 
 
@@ -124,7 +124,9 @@ class InProcess(Transport):
             try:
                 arrived = self._hub.queue(peer, self.role).get(timeout=self._hub.timeout)
             except queue.Empty:
-                raise TransportError(f"{self.role}: nothing from {peer} for {self._hub.timeout:.0f} s") from None
+                raise TransportError(
+                    f"{self.role}: nothing from {peer} for {self._hub.timeout:.0f} s"
+                ) from None
             if arrived is None:
                 raise TransportError(f"{self.role}: {peer} or another role failed")
             got = [TensorSpec.of(t) for t in arrived]
@@ -224,13 +226,21 @@ class Tcp(Transport):
         timeout: seconds without any progress after which a TransportError names the peers that are waited for.
     """
 
-    def __init__(self, role: str, sockets: Mapping[str, socket.socket], device: torch.device | str = "cpu", timeout: float = 600.0):
+    def __init__(
+        self,
+        role: str,
+        sockets: Mapping[str, socket.socket],
+        device: torch.device | str = "cpu",
+        timeout: float = 600.0,
+    ):
         super().__init__(role, device)
         self._links = {peer: _Link(peer, sock) for peer, sock in sockets.items()}
         self._timeout = timeout
 
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]:
-        buffers = {peer: [torch.empty(s.shape, dtype=s.dtype) for s in specs] for peer, specs in receives.items()}
+        buffers = {
+            peer: [torch.empty(s.shape, dtype=s.dtype) for s in specs] for peer, specs in receives.items()
+        }
         for peer, tensors in sends.items():
             self._links[peer].queue_send(tensors)
         for peer, tensors in buffers.items():
@@ -239,7 +249,9 @@ class Tcp(Transport):
         try:
             self._drain(active)
         except (ConnectionError, ssl.SSLError, OSError) as error:
-            raise TransportError(f"{self.role}: link to {', '.join(link.peer for link in active)} failed: {error}") from error
+            raise TransportError(
+                f"{self.role}: link to {', '.join(link.peer for link in active)} failed: {error}"
+            ) from error
         return {peer: [t.to(self.device) for t in tensors] for peer, tensors in buffers.items()}
 
     def _drain(self, active: list[_Link]) -> None:
@@ -254,9 +266,14 @@ class Tcp(Transport):
             if not progressed:
                 poll = select.poll()
                 for link in active:
-                    poll.register(link.sock, (select.POLLOUT if link.outgoing else 0) | (select.POLLIN if link.incoming else 0))
+                    poll.register(
+                        link.sock,
+                        (select.POLLOUT if link.outgoing else 0) | (select.POLLIN if link.incoming else 0),
+                    )
                 if not poll.poll(self._timeout * 1000):
-                    raise TransportError(f"{self.role}: no progress with {', '.join(k.peer for k in active)} for {self._timeout:.0f} s")
+                    raise TransportError(
+                        f"{self.role}: no progress with {', '.join(k.peer for k in active)} for {self._timeout:.0f} s"
+                    )
 
     def close(self) -> None:
         for link in self._links.values():

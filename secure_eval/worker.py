@@ -95,7 +95,9 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
             try:
                 answer = getattr(worker, command)(message, tensors)
             except Exception as error:
-                frames.write(sink, {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+                frames.write(
+                    sink, {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+                )
                 return
             frames.write(sink, answer)
 

@@ -16,11 +16,13 @@ def steps(context: Context) -> list[Step]:
     def work(progress: Callback) -> None:
         import results
 
+        progress(0, 2, "gathering the record")
         made = record.build(context, read_json(context.run / "export/result.json"))
         made = made.model_copy(update={"stage_seconds": stage_seconds(context)})
         results.write(made, context.run / "record.json")
-        progress(1, 2, "record")
+        progress(1, 2, "writing the reports")
         results.write_reports(made, context.run.path)
+        progress(2, 2, "written")
 
     return [
         Step(

@@ -49,15 +49,16 @@ def fit(
 def _lawson(x: Array, y: Array, scale: Array, degree: int) -> Array:
     basis = np.stack([x**j for j in range(degree + 1)], axis=1) * scale[:, None]
     weights: Array = np.ones_like(x)
-    coefficients = np.zeros(degree + 1)
+    coefficients: Array = np.zeros(degree + 1)
     for _ in range(40):
         root = np.sqrt(weights)
-        coefficients = np.linalg.lstsq(basis * root[:, None], y * scale * root, rcond=None)[0]
+        found = np.linalg.lstsq(basis * root[:, None], y * scale * root, rcond=None)[0]
+        coefficients = found.astype(np.float64)
         error = np.abs(basis @ coefficients - y * scale)
         weights = weights * (error + 1e-300)
         weights /= weights.max()
         weights = np.clip(weights, 1e-12, None).astype(np.float64)
-    return np.asarray(coefficients, dtype=np.float64)
+    return coefficients
 
 
 def evaluate(coefficients: tuple[float, ...], x: Array) -> Array:

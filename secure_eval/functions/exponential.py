@@ -31,7 +31,11 @@ async def exp_nonpositive(p: Protocol, y: Secret) -> Secret:
 
     The result has 60 fraction bits; truncate it to what is needed.
     """
-    y = Secret(y.shares, y.fraction_bits) if y.fraction_bits + _SCALE_BITS >= _Y_BITS else p.lift(y, _Y_BITS - _SCALE_BITS)
+    y = (
+        Secret(y.shares, y.fraction_bits)
+        if y.fraction_bits + _SCALE_BITS >= _Y_BITS
+        else p.lift(y, _Y_BITS - _SCALE_BITS)
+    )
     scaled = Secret(y.shares, y.fraction_bits + _SCALE_BITS)
     opened = await p.open_masked(scaled, shift=scaled.fraction_bits - _Y_BITS, degree=3, compare=True)
     power = await opened.polynomial(base_cubic(), _CUBIC_BITS)

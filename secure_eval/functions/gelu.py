@@ -74,7 +74,10 @@ async def gelu(p: Protocol, x: Secret, approximate: str = "none") -> Secret:
         square = await opened.polynomial([0.0, 0.0, 1.0], 2 * bits)
         v = Secret(square.shares, square.fraction_bits + _SQUARE_SCALE_BITS)
         of_v = await p.open_masked(v, shift=v.fraction_bits - _V_BITS, degree=3)
-        cubic, quadratic = await of_v.polynomial(even.cubic, _OUT_BITS), await of_v.polynomial(even.quadratic, _OUT_BITS)
+        cubic, quadratic = (
+            await of_v.polynomial(even.cubic, _OUT_BITS),
+            await of_v.polynomial(even.quadratic, _OUT_BITS),
+        )
         of_cubic, n = await gather(
             p.open_masked(cubic, shift=_OUT_BITS - _SUM_BITS // 2, degree=2),
             p.rescale(quadratic, _SUM_BITS),

@@ -55,7 +55,9 @@ class Secret:
 
     def map(self, linear: Callable[[Tensor], Tensor], fraction_bits: int | None = None) -> Secret:
         """Applies a Z-linear map (a view, a sum, a product with public integers) to each part."""
-        return Secret([linear(s) for s in self.shares], self.fraction_bits if fraction_bits is None else fraction_bits)
+        return Secret(
+            [linear(s) for s in self.shares], self.fraction_bits if fraction_bits is None else fraction_bits
+        )
 
     def __repr__(self) -> str:
         return f"Secret(shape={tuple(self.shape)}, fraction_bits={self.fraction_bits})"
@@ -100,7 +102,12 @@ class Bilinear:
 
     def shape(self, x: Sequence[int], y: Sequence[int]) -> tuple[int, ...]:
         """Shape of the result for operands of shapes x and y."""
-        return tuple(self(torch.empty(tuple(x), dtype=ring.DTYPE, device="meta"), torch.empty(tuple(y), dtype=ring.DTYPE, device="meta")).shape)
+        return tuple(
+            self(
+                torch.empty(tuple(x), dtype=ring.DTYPE, device="meta"),
+                torch.empty(tuple(y), dtype=ring.DTYPE, device="meta"),
+            ).shape
+        )
 
 
 MUL, MATMUL, LINEAR = Bilinear("mul"), Bilinear("matmul"), Bilinear("linear")
@@ -113,7 +120,9 @@ def integer_coefficients(coefficients: Sequence[float], x_bits: int, out_bits: i
     """
     degree = len(coefficients) - 1
     if out_bits < degree * x_bits:
-        raise ValueError(f"a polynomial of degree {degree} in {x_bits} fraction bits has at least {degree * x_bits}, not {out_bits}")
+        raise ValueError(
+            f"a polynomial of degree {degree} in {x_bits} fraction bits has at least {degree * x_bits}, not {out_bits}"
+        )
     return [ring.wrap(round(c * 2 ** (out_bits - j * x_bits))) for j, c in enumerate(coefficients)]
 
 
@@ -136,7 +145,9 @@ class Protocol(ABC):
     disclosure: ClassVar[tuple[str, ...]]
     """What the parties see by design."""
 
-    def __init__(self, party: int, source: Source, device: torch.device | str = "cpu", fraction_bits: int = 16):
+    def __init__(
+        self, party: int, source: Source, device: torch.device | str = "cpu", fraction_bits: int = 16
+    ):
         self.party = party
         self.source = source
         self.device = torch.device(device)
@@ -167,7 +178,13 @@ class Protocol(ABC):
         """Called once a model for each weight that an operation multiplies with; what it opens counts as set-up."""
         return x
 
-    def prepare(self, correlation: Correlation, fields: Fields, masks: Callable[[int], Fields], weights: Mapping[str, Secret]) -> Fields:
+    def prepare(
+        self,
+        correlation: Correlation,
+        fields: Fields,
+        masks: Callable[[int], Fields],
+        weights: Mapping[str, Secret],
+    ) -> Fields:
         """Offline work on a dealt correlation. `masks(n)` gives the fields of correlation n of the plan."""
         return fields
 
@@ -183,7 +200,9 @@ class Protocol(ABC):
         bit = await self.bits_to_ring(b)
         return await self.bilinear(MUL, bit, x), bit
 
-    async def open_masked(self, x: Secret, *, shift: int = 0, degree: int = 1, compare: bool = False) -> Masked:
+    async def open_masked(
+        self, x: Secret, *, shift: int = 0, degree: int = 1, compare: bool = False
+    ) -> Masked:
         """Readies x for several readings at once: its truncation by `shift` bits, polynomials of it up to `degree`, comparisons.
 
         A protocol that opens x under a mask can serve all of them from that one opening; this default makes each by itself.
@@ -201,7 +220,10 @@ class Protocol(ABC):
     def add_public(self, x: Secret, value: Tensor | int) -> Secret:
         """x + value for public ring elements at x's own fraction bits."""
         mine = self.parts_of(self.party)
-        return Secret([s + value if part == 0 else _like(s, value) for part, s in zip(mine, x.shares, strict=True)], x.fraction_bits)
+        return Secret(
+            [s + value if part == 0 else _like(s, value) for part, s in zip(mine, x.shares, strict=True)],
+            x.fraction_bits,
+        )
 
     def add_real(self, x: Secret, value: float) -> Secret:
         """x + value for a public real number."""

@@ -1,9 +1,9 @@
 """Bits packed in words, and the pure local steps of the comparison circuit.
 
-Layout. A comparison of two 63-bit numbers has sixteen 4-bit groups (the last of three bits). Child k of carry node i is group
-4i + k, so the four children words hold bit i of node i, and one level of the tree is one expression on words. All functions are
-elementwise functions of tensors without data-dependent control flow, on any device; those marked as kernels run as one compiled
-loop where there is one (see kernels.py).
+Layout. A comparison of two 63-bit numbers has sixteen 4-bit groups (the last of three bits). Child k of carry
+node i is group 4i + k, so the four children words hold bit i of node i, and one level of the tree is one
+expression on words. All functions are elementwise functions of tensors without data-dependent control flow,
+on any device; those marked as kernels run as one compiled loop where there is one (see kernels.py).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _digits(x: Tensor) -> Tensor:
 def indicators(r: Tensor) -> Tensor:
     """Indicator vectors of the 4-bit groups of r as int16 bit words, shape [16, *r.shape].
 
-    Bit v of word j says that group j has the value v. The last group has three bits, hence eight values; bit 15 of its word holds
-    the top bit of r instead.
+    Bit v of word j says that group j has the value v. The last group has three bits, hence eight values; bit
+    15 of its word holds the top bit of r instead.
     """
     words = torch.ones((), dtype=torch.int32, device=r.device) << _digits(r).to(torch.int32)
     words[GROUPS - 1] |= ring.shift_right_logical(r, 63).to(torch.int32) << _TOP_FLAG
@@ -53,8 +53,9 @@ def suffix_parity(words: Tensor) -> Tensor:
 def look_up(c: Tensor, groups: Tensor, add_public: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Shares of the group comparisons of public c (shape [*k, *s]) with dealt r (groups of shape [16, *s]).
 
-    Returns g and p: uint8 of shape [4, *k, *s], where bit i of g[n] is [c_j < r_j] and of p[n] is [c_j = r_j], j = 4i + n; and the
-    share of c_63 ^ r_63. Because exactly one bit of an indicator vector is set, both are linear in it: no message.
+    Returns g and p: uint8 of shape [4, *k, *s], where bit i of g[n] is [c_j < r_j] and of p[n] is [c_j =
+    r_j], j = 4i + n; and the share of c_63 ^ r_63. Because exactly one bit of an indicator vector is set,
+    both are linear in it: no message.
     """
     last = groups[GROUPS - 1]
     top = ((last >> _TOP_FLAG) & 1).to(torch.uint8).expand(c.shape)
@@ -78,13 +79,15 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
 
 
 def pack_nibbles(x: Tensor) -> Tensor:
-    """Rows of four-bit values, two to a byte: the first half of a row's elements in the low nibbles. Rows are padded to eights."""
+    """Rows of four-bit values, two to a byte: the first half of a row's elements in the low nibbles. Rows are
+    padded to eights."""
     low, high = _padded(x, 8).chunk(2, -1)
     return low | (high << 4)
 
 
 def split_nibbles(words: Tensor) -> list[Tensor]:
-    """From packed nibbles the four words of their bits 0..3, packed eight elements to a byte (joined again by unpack_split)."""
+    """From packed nibbles the four words of their bits 0..3, packed eight elements to a byte (joined again by
+    unpack_split)."""
     quarters = words.chunk(4)
     result = []
     for bit in range(4):
@@ -94,7 +97,8 @@ def split_nibbles(words: Tensor) -> list[Tensor]:
 
 
 def pack_bits(bits: Tensor) -> Tensor:
-    """Flat uint8 zeros and ones, eight to a byte (the first eighth of the elements in the bits of weight 1, and so on)."""
+    """Flat uint8 zeros and ones, eight to a byte (the first eighth of the elements in the bits of weight 1,
+    and so on)."""
     parts = _padded(bits, 8).chunk(8)
     total = parts[0] if parts else bits
     for i, part in enumerate(parts[1:], 1):
@@ -109,7 +113,8 @@ def unpack_bits(words: Tensor, count: int) -> Tensor:
 
 
 def unpack_split(words: Tensor, count: int) -> Tensor:
-    """The first `count` bits packed by pack_nibbles and then split_nibbles: they end up where pack_bits puts them."""
+    """The first `count` bits packed by pack_nibbles and then split_nibbles: they end up where pack_bits puts
+    them."""
     return unpack_bits(words, count)
 
 
@@ -125,15 +130,22 @@ def inputs(need_p: bool) -> int:
 
 
 def words(count: int) -> int:
-    """Bytes of one operand of the first level for `count` comparisons; the second level's are a quarter of it."""
+    """Bytes of one operand of the first level for `count` comparisons; the second level's are a quarter of
+    it."""
     return -(-count // 8) * 4
 
 
 @lru_cache
 def monomials(need_p: bool) -> tuple[tuple[int, ...], ...]:
-    """All products of two or more masks that occur when the node's terms are written in opened bits and masks."""
+    """All products of two or more masks that occur when the node's terms are written in opened bits and
+    masks."""
     terms = (*_CARRY_TERMS, _PROPAGATE_TERM) if need_p else _CARRY_TERMS
-    found = {tuple(sorted(s)) for term in terms for size in range(2, len(term) + 1) for s in combinations(term, size)}
+    found = {
+        tuple(sorted(s))
+        for term in terms
+        for size in range(2, len(term) + 1)
+        for s in combinations(term, size)
+    }
     return tuple(sorted(found, key=lambda s: (len(s), s)))
 
 
@@ -145,18 +157,22 @@ def order(g: Sequence[Tensor] | Tensor, p: Sequence[Tensor] | Tensor, need_p: bo
 
 @kernel
 def mask_products(masks: Tensor, *, need_p: bool) -> Tensor:
-    """The monomials of a level's masks (shape [inputs, words]), stacked: each is an earlier one times one more mask."""
+    """The monomials of a level's masks (shape [inputs, words]), stacked: each is an earlier one times one
+    more mask."""
     rows: dict[tuple[int, ...], Tensor] = {(i,): masks[i] for i in range(inputs(need_p))}
     for monomial in monomials(need_p):
         rows[monomial] = rows[monomial[:-1]] & masks[monomial[-1]]
     return torch.stack([rows[m] for m in monomials(need_p)])
 
 
-def carry(opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, need_p: bool, add_public: bool) -> tuple[Tensor, Tensor | None]:
-    """Shares of G = g3 ^ p3 (g2 ^ p2 (g1 ^ p1 g0)) and P = p3 p2 p1 p0, from opened inputs e = x ^ m and dealt products of masks m.
+def carry(
+    opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, need_p: bool, add_public: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Shares of G = g3 ^ p3 (g2 ^ p2 (g1 ^ p1 g0)) and P = p3 p2 p1 p0, from opened inputs e = x ^ m and
+    dealt products of masks m.
 
-    `times(s, ...)` is a share of m_s * (the rest of the formula), m_s the product of the masks in s, by x = e ^ m:
-    m_s * x * rest = e * (m_s * rest) ^ m_{s, x} * rest.
+    `times(s, ...)` is a share of m_s * (the rest of the formula), m_s the product of the masks in s, by x = e
+    ^ m: m_s * x * rest = e * (m_s * rest) ^ m_{s, x} * rest.
     """
     index = {m: products[i] for i, m in enumerate(monomials(need_p))}
 
@@ -187,12 +203,15 @@ def carry(opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, need_p: b
     return generate, times((), (P3, P2, P1), (-1, -1, -1, P0)) if need_p else None
 
 
-# -- the comparison circuit between its openings ---------------------------------------------------------------------------------
+# -- the comparison circuit between its openings -------------------------------------------------------------
 
 
 @kernel
-def compare_first(c: Tensor, groups: Tensor, masks: Tensor, *, thresholds: tuple[int, ...], add_public: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """From an opened c to the first opening: its masked operands [7, words], and what stays here: g3 [words] and the top bits."""
+def compare_first(
+    c: Tensor, groups: Tensor, masks: Tensor, *, thresholds: tuple[int, ...], add_public: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From an opened c to the first opening: its masked operands [7, words], and what stays here: g3 [words]
+    and the top bits."""
     g, p, top = look_up(torch.stack([c - t for t in thresholds]), groups, add_public)
     g, p = (pack_nibbles(x.reshape(4, -1)) for x in (g, p))
     return torch.stack(order(g, p, True)) ^ masks, g[3], top
@@ -210,7 +229,9 @@ def compare_second(
 
 
 @kernel
-def compare_last(opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, top: Tensor, *, add_public: bool) -> Tensor:
+def compare_last(
+    opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, top: Tensor, *, add_public: bool
+) -> Tensor:
     """From the second level's opening to shares of the comparison bits, in the shape of `top`."""
     borrow, _ = carry(opened, masks, products, g3, False, add_public)
     return unpack_split(borrow, top.numel()).view(top.shape) ^ top

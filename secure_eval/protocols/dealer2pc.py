@@ -1,19 +1,23 @@
-"""Two parties with additive shares, and a dealer that hands out correlated randomness ahead of the query. Semi-honest.
+"""Two parties with additive shares, and a dealer that hands out correlated randomness ahead of the query.
+Semi-honest.
 
-Everything rests on one step: a secret x is opened as c = x + r, r uniform on the whole ring, and from that one opening come
+Everything rests on one step: a secret x is opened as c = x + r, r uniform on the whole ring, and from that
+one opening come
 
-    products        x * y = c_x * y - r_x * c_y + r_x * r_y                      (Beaver, CRYPTO 1991)
-    truncation      x / 2^s = (c >> s) - (r >> s) + [wrapped] * 2^(64-s)         (Escudero et al., ia.cr/2020/338, section 5)
+    products        x * y = c_x * y - r_x * c_y + r_x * r_y                (Beaver, CRYPTO 1991)
+    truncation      x / 2^s = (c >> s) - (r >> s) + [wrapped] * 2^(64-s)   (Escudero et al., ia.cr/2020/338)
     polynomials     of the truncated value, from the powers of its mask
-    comparisons     x < t: is the public c - t below the dealt bits of r?        (Damgard et al., TCC 2006, section 6, with tables)
+    comparisons     x < t: is the public c - t below the dealt bits of r?  (Damgard et al., TCC 2006)
     selections      b * x for secret bits b, each opened as one bit
 
-so an operation that needs several of them pays one opening of 8 bytes. The dealer knows r and deals shares of what each reading
-needs. No opened value depends on a secret: every mask is uniform on the modulus it is opened in, and used for one value.
+so an operation that needs several of them pays one opening of 8 bytes. The dealer knows r and deals shares of
+what each reading needs. No opened value depends on a secret: every mask is uniform on the modulus it is
+opened in, and used for one value.
 
-Comparison. r is dealt as sixteen groups of four bits, each as the XOR-shared indicator vector of its value. A party looks up its
-share of [c_j = r_j] at the public c_j, and of [c_j < r_j] in the vector's suffix sums: that costs no message. Two levels of
-four-input AND gates (ABY2.0, USENIX Security 2021, section 3.1.4) then join the sixteen groups to one borrow bit.
+Comparison. r is dealt as sixteen groups of four bits, each as the XOR-shared indicator vector of its value. A
+party looks up its share of [c_j = r_j] at the public c_j, and of [c_j < r_j] in the vector's suffix sums:
+that costs no message. Two levels of four-input AND gates (ABY2.0, USENIX Security 2021, section 3.1.4) then
+join the sixteen groups to one borrow bit.
 """
 
 from __future__ import annotations
@@ -29,7 +33,16 @@ from secure_eval import ring
 from secure_eval.correlations import Correlation, Field, Fields, Source
 from secure_eval.kernels import kernel
 from secure_eval.protocols import bitwords
-from secure_eval.protocols.base import MUL, Bilinear, Bits, Masked, Protocol, Secret, integer_coefficients
+from secure_eval.protocols.base import (
+    LINEAR,
+    MUL,
+    Bilinear,
+    Bits,
+    Masked,
+    Protocol,
+    Secret,
+    integer_coefficients,
+)
 from secure_eval.scheduler import Exchange, Task, once, start
 from secure_eval.transport import TensorSpec
 
@@ -37,12 +50,18 @@ _WEIGHT = "weight"
 _OFFSET_BITS = ring.BITS - ring.HEADROOM_BITS
 
 
-# -- local steps -----------------------------------------------------------------------------------------------------------------
+def _by_columns(x: Tensor) -> Tensor:
+    """The same matrix, stored column by column."""
+    return x.mT.contiguous().mT
+
+
+# -- local steps ---------------------------------------------------------------------------------------------
 
 
 @kernel
 def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
-    """The derived fields of a Mask but for its groups, in their order: power j unless it is r itself, and wrap j where shift > 0."""
+    """The derived fields of a Mask but for its groups, in their order: power j unless it is r itself, and
+    wrap j where shift > 0."""
     top = ring.shift_right_logical(r, ring.BITS - 1)
     truncated = ring.shift_right_logical(r, shift)
     unwrapped = truncated - (1 << (ring.BITS - shift)) if shift else truncated
@@ -59,11 +78,14 @@ def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
 
 
 @kernel
-def polynomial_share(c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], shift: int, add_public: bool) -> Tensor:
+def polynomial_share(
+    c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], shift: int, add_public: bool
+) -> Tensor:
     """Share of sum_j coefficients[j] y^j, y = x / 2^shift, from an opened c = x + r.
 
-    Taylor's formula around y's public part: sum_k P^(k)(public)/k! * (-mask)^k. `fields` are the shares of the powers 1 to the degree
-    of r / 2^shift, then where shift > 0 as many wraps. The term without a mask is added by one party.
+    Taylor's formula around y's public part: sum_k P^(k)(public)/k! * (-mask)^k. `fields` are the shares of
+    the powers 1 to the degree of r / 2^shift, then where shift > 0 as many wraps. The term without a mask is
+    added by one party.
     """
     degree = len(coefficients) - 1
     public = c
@@ -111,21 +133,24 @@ def bit_share(packed: Tensor, rho: Tensor, *, add_public: bool) -> Tensor:
 
 @kernel
 def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Tensor) -> Tensor:
-    """Share of b * x from the packed opened e = b ^ rho and c = x + r: e [x] + (1 - 2e)([rho] c - [rho r])."""
+    """Share of b * x from the packed opened e = b ^ rho and c = x + r.
+
+    e [x] + (1 - 2e)([rho] c - [rho r]).
+    """
     e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
     return e * x + (1 - 2 * e) * (rho * c - product)
 
 
-# -- what the dealer deals -------------------------------------------------------------------------------------------------------
+# -- what the dealer deals -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Mask(Correlation):
     """A mask r of one opening, with what its readings need.
 
-    With T = r >> shift and m the top bit of r: the powers T^j, and what to subtract from them when x + r wrapped, which is
-    m * (T^j - (T - 2^(64-shift))^j), a multiple of 2^(64-shift) (j up to degree). The indicator vectors of r's 4-bit groups when it
-    serves comparisons.
+    With T = r >> shift and m the top bit of r: the powers T^j, and what to subtract from them when x + r
+    wrapped, which is m * (T^j - (T - 2^(64-shift))^j), a multiple of 2^(64-shift) (j up to degree). The
+    indicator vectors of r's 4-bit groups when it serves comparisons.
     """
 
     shape: tuple[int, ...]
@@ -147,10 +172,16 @@ class Mask(Correlation):
             fields.append(Field("groups", TensorSpec((bitwords.GROUPS, *self.shape), torch.int16), xor=True))
         return fields
 
-    def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
         r = own["r"]
         names = [f.name for f in self.derived() if not f.xor]
-        values = dict(zip(names, mask_readings(r, shift=self.shift, degree=self.degree), strict=True)) if names else {}
+        values = (
+            dict(zip(names, mask_readings(r, shift=self.shift, degree=self.degree), strict=True))
+            if names
+            else {}
+        )
         if self.compare:
             values["groups"] = bitwords.indicators(r)
         return values
@@ -158,7 +189,8 @@ class Mask(Correlation):
 
 @dataclass(frozen=True)
 class Product(Correlation):
-    """op(r_x, r_y) of two masks; a mask is named by its number in the plan, or by the weight that it masks for good."""
+    """op(r_x, r_y) of two masks; a mask is named by its number in the plan, or by the weight that it masks
+    for good."""
 
     op: Bilinear
     x: int | str
@@ -172,7 +204,9 @@ class Product(Correlation):
     def derived(self) -> Sequence[Field]:
         return (Field("product", TensorSpec(self.op.shape(self.x_shape, self.y_shape))),)
 
-    def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
         return {"product": self.op(others(self.x)["r"], others(self.y)["r"])}
 
     def references(self) -> Sequence[object]:
@@ -181,24 +215,36 @@ class Product(Correlation):
 
 @dataclass(frozen=True)
 class And4(Correlation):
-    """Masks of one level of four-input carry nodes, and all products of them that the carry formula contains."""
+    """Masks of one level of four-input carry nodes, and all products of them that the carry formula
+    contains."""
 
     words: int
     need_p: bool
 
     def random(self) -> Sequence[Field]:
-        return (Field("masks", TensorSpec((bitwords.inputs(self.need_p), self.words), torch.uint8), xor=True),)
+        return (
+            Field("masks", TensorSpec((bitwords.inputs(self.need_p), self.words), torch.uint8), xor=True),
+        )
 
     def derived(self) -> Sequence[Field]:
-        return (Field("products", TensorSpec((len(bitwords.monomials(self.need_p)), self.words), torch.uint8), xor=True),)
+        return (
+            Field(
+                "products",
+                TensorSpec((len(bitwords.monomials(self.need_p)), self.words), torch.uint8),
+                xor=True,
+            ),
+        )
 
-    def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
         return {"products": bitwords.mask_products(own["masks"], need_p=self.need_p)}
 
 
 @dataclass(frozen=True)
 class BitMask(Correlation):
-    """Masks of secret bits, as XOR shares and as ring shares, and their products with the mask of an opened value.
+    """Masks of secret bits, as XOR shares and as ring shares, and their products with the mask of an opened
+    value.
 
     `value` names the mask of that value (None: conversion only). Bits and value broadcast against each other.
     """
@@ -213,10 +259,14 @@ class BitMask(Correlation):
     def derived(self) -> Sequence[Field]:
         fields = [Field("ring", TensorSpec(self.shape))]
         if self.value is not None:
-            fields.append(Field("product", TensorSpec(tuple(torch.broadcast_shapes(self.shape, self.value_shape)))))
+            fields.append(
+                Field("product", TensorSpec(tuple(torch.broadcast_shapes(self.shape, self.value_shape))))
+            )
         return fields
 
-    def derive(self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
         bits = bits_as_ring(own["packed"], shape=self.shape)
         values = {"ring": bits}
         if self.value is not None:
@@ -227,13 +277,21 @@ class BitMask(Correlation):
         return () if self.value is None else (self.value,)
 
 
-# -- the protocol ----------------------------------------------------------------------------------------------------------------
+# -- the protocol --------------------------------------------------------------------------------------------
 
 
 class Opened(Masked):
     """A secret x opened as c = x + r."""
 
-    def __init__(self, protocol: Dealer2PC, x: Secret, pending: Task[Tensor], mask: Mask, number: int | str, fields: Fields):
+    def __init__(
+        self,
+        protocol: Dealer2PC,
+        x: Secret,
+        pending: Task[Tensor],
+        mask: Mask,
+        number: int | str,
+        fields: Fields,
+    ):
         self.protocol: Dealer2PC = protocol
         self.x, self._pending, self.mask, self.number, self.fields = x, pending, mask, number, fields
 
@@ -245,6 +303,10 @@ class Opened(Masked):
     def c(self) -> Tensor:
         assert self._pending.result is not None, "read before the round in which it is opened"
         return self._pending.result
+
+    def lay_out_by_columns(self) -> None:
+        """Moves c in memory, once: integer matrix products read y^T by rows faster."""
+        self._pending.result = _by_columns(self.c)
 
     async def truncated(self) -> Secret:
         """x / 2^shift, off by less than one unit in the last place, for abs(x) < 2^62. No message."""
@@ -269,7 +331,9 @@ class Opened(Masked):
         if self.mask.shift:
             fields += [self.fields[f"wrap{j}"] for j in powers]
         first = self.protocol.party == 0
-        return polynomial_share(self.c, *fields, coefficients=integers, shift=self.mask.shift, add_public=first)
+        return polynomial_share(
+            self.c, *fields, coefficients=integers, shift=self.mask.shift, add_public=first
+        )
 
     async def less_than(self, thresholds: Sequence[float]) -> Bits:
         """[x < t] for each threshold, stacked in front: 4.25 bytes and two rounds after the opening."""
@@ -280,7 +344,8 @@ class Opened(Masked):
 
 
 class Dealer2PC(Protocol):
-    """Two parties, a dealer; see the module. `source` provides the dealt shares in the order in which they are used."""
+    """Two parties, a dealer; see the module. `source` provides the dealt shares in the order in which they
+    are used."""
 
     name = "dealer2pc"
     parties = 2
@@ -288,13 +353,17 @@ class Dealer2PC(Protocol):
     has_dealer = True
     adversary = "semi-honest, one of the two parties or the dealer, none of them colluding"
     disclosure = (
-        "to both parties and the dealer: the architecture, tensor shapes, sequence length and batch size, and timing",
-        "to both parties: the public inputs (attention mask, token types, positions) and constants of the architecture",
+        "to both parties and the dealer: the architecture, tensor shapes, sequence length and batch size, "
+        "and timing",
+        "to both parties: the public inputs (attention mask, token types, positions) and constants of the "
+        "architecture",
         "to the client alone: the declared outputs; with client-side embedding also the embedding table",
         "to the model owner: nothing of the queries; to the dealer: nothing of queries, weights or results",
     )
 
-    def __init__(self, party: int, source: Source, device: torch.device | str = "cpu", fraction_bits: int = 16):
+    def __init__(
+        self, party: int, source: Source, device: torch.device | str = "cpu", fraction_bits: int = 16
+    ):
         super().__init__(party, source, device, fraction_bits)
         self._peer = f"party{1 - party}"
 
@@ -302,7 +371,7 @@ class Dealer2PC(Protocol):
     def parts_of(cls, party: int) -> tuple[int, ...]:
         return (party,)
 
-    # -- openings --------------------------------------------------------------------------------------------------------------
+    # -- openings --------------------------------------------------------------------------------------------
 
     async def _open(self, mine: Tensor) -> Tensor:
         """The sum of both parties' tensors."""
@@ -314,7 +383,8 @@ class Dealer2PC(Protocol):
         return mine ^ received[self._peer][0]
 
     async def _begin(self, x: Secret, mask: Mask, name: str | None = None) -> Opened:
-        """Starts to open x under a fresh mask, once for the same mask description; the mask is known at once, c after the round."""
+        """Starts to open x under a fresh mask, once for the same mask description; the mask is known at once,
+        c after the round."""
         key = mask if name is None else _WEIGHT
         if key not in x.memo:
             number, fields = self.source.next(mask)
@@ -331,8 +401,11 @@ class Dealer2PC(Protocol):
                 return opened
         return await self._begin(x, Mask(tuple(x.shape)))
 
-    async def open_masked(self, x: Secret, *, shift: int = 0, degree: int = 1, compare: bool = False) -> Opened:
-        """x + r, opened once for the same readings however many operations ask: 8 bytes an element, one round."""
+    async def open_masked(
+        self, x: Secret, *, shift: int = 0, degree: int = 1, compare: bool = False
+    ) -> Opened:
+        """x + r, opened once for the same readings however many operations ask: 8 bytes an element, one
+        round."""
         opened = await self._begin(x, Mask(tuple(x.shape), shift, degree, compare))
         await opened.arrived()
         return opened
@@ -343,17 +416,33 @@ class Dealer2PC(Protocol):
         await opened.arrived()
         return x
 
-    def prepare(self, correlation: Correlation, fields: Fields, masks: Callable[[int], Fields], weights: Mapping[str, Secret]) -> Fields:
-        """Offline work on a dealt correlation: the half of a product with a fixed weight that needs no query."""
-        if not isinstance(correlation, Product) or not isinstance(correlation.x, int) or not isinstance(correlation.y, str):
+    def prepare(
+        self,
+        correlation: Correlation,
+        fields: Fields,
+        masks: Callable[[int], Fields],
+        weights: Mapping[str, Secret],
+    ) -> Fields:
+        """Offline work on a dealt correlation: the half of a product with a fixed weight that needs no
+        query."""
+        if (
+            not isinstance(correlation, Product)
+            or not isinstance(correlation.x, int)
+            or not isinstance(correlation.y, str)
+        ):
             return fields
-        opened: Opened = weights[correlation.y].memo[_WEIGHT]
+        weight = weights[correlation.y]
+        opened: Opened = weight.memo[_WEIGHT]
+        if correlation.op == LINEAR and not weight.shares[0].mT.is_contiguous():
+            weight.shares = tuple(_by_columns(s) for s in weight.shares)
+            opened.lay_out_by_columns()
         return {"prepared": fields["product"] - correlation.op(masks(correlation.x)["r"], opened.c)}
 
-    # -- arithmetic ------------------------------------------------------------------------------------------------------------
+    # -- arithmetic ------------------------------------------------------------------------------------------
 
     async def bilinear(self, op: Bilinear, x: Secret, y: Secret) -> Secret:
-        """One round for those operands that no earlier operation opened. [xy] = c_x [y] - [r_x] c_y + [r_x r_y]."""
+        """One round for those operands that no earlier operation opened. [xy] = c_x [y] - [r_x] c_y + [r_x
+        r_y]."""
         a, b = await self._begin_any(x), await self._begin_any(y)
         _, fields = self.source.next(Product(op, a.number, b.number, tuple(x.shape), tuple(y.shape)))
         await a.arrived()
@@ -376,7 +465,7 @@ class Dealer2PC(Protocol):
     async def truncate(self, x: Secret, bits: int) -> Secret:
         return await self._truncated(x, bits)
 
-    # -- bits ------------------------------------------------------------------------------------------------------------------
+    # -- bits ------------------------------------------------------------------------------------------------
 
     async def msb(self, x: Secret) -> Bits:
         return (await self.less_than(x, [0.0]))[0]
@@ -391,7 +480,9 @@ class Dealer2PC(Protocol):
         )
         e = await self._open_bits(message)
         _, last = self.source.next(And4(words // 4, False))
-        message, g3 = bitwords.compare_second(e, level["masks"], level["products"], g3, last["masks"], add_public=first)
+        message, g3 = bitwords.compare_second(
+            e, level["masks"], level["products"], g3, last["masks"], add_public=first
+        )
         e = await self._open_bits(message)
         return Bits([bitwords.compare_last(e, last["masks"], last["products"], g3, top, add_public=first)])
 

@@ -1,7 +1,10 @@
-"""Runs protocol code in all parties of a protocol, through the same roles, phases and dealing as a compiled model.
+"""Runs protocol code in all parties of a protocol, through the same roles, phases and dealing as a compiled
+model.
 
-`evaluate(protocol, f, x, y)` shares ring elements, runs `await f(p, x, y)` in every party and puts the shares of what it returns
-together again. The client's declared outputs are empty here: results are collected inside the parties' process, for tests only.
+`evaluate(protocol, f, x, y)` shares ring elements, runs `await f(p, x, y)` in every party and puts the shares
+of what it returns
+together again. The client's declared outputs are empty here: results are collected inside the parties'
+process, for tests only.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ Function = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Traffic:
-    """One tensor that a role sent to or received from a peer, in exchange number `round` of this role in this phase."""
+    """One tensor that a role sent to or received from a peer, in exchange number `round` of this role in this
+    phase.
+    """
 
     phase: str
     role: str
@@ -71,7 +76,9 @@ class _Party(Party):
     weight_names: Sequence[str]
     raw: Any = None
 
-    def evaluate(self, source: Recorder | Store, public: Mapping[str, Tensor], inputs: Mapping[str, Secret]) -> list[Any]:
+    def evaluate(
+        self, source: Recorder | Store, public: Mapping[str, Tensor], inputs: Mapping[str, Secret]
+    ) -> list[Any]:
         p = self.protocol(self.number, source, self.device, self.fraction_bits)
         secrets = [Secret(s.shares, bits) for s, bits in zip(inputs.values(), self.fractions, strict=True)]
         weights = [self._weights[name] for name in self.weight_names]
@@ -85,39 +92,58 @@ class _Party(Party):
 
 class _Plan(Plan):
     def __init__(self, program: Program, make: Callable[[Transport], _Party]):
-        self.weights = list(make(Counting("party0")).weight_names)
+        names = list(make(Counting("party0")).weight_names)
         party = make(Counting("party0"))
         party.begin(program)
         party.share_weights_on_meta()
         recorder = Recorder()
         party.open_weights(recorder)
         self.setup: list[Correlation] = list(recorder.plan)
+        self.weights = names if self.setup else []
         recorder = Recorder()
         with party.transport.ledger.phase("online") as self.counted:
             party.evaluate(recorder, *party.meta_inputs())
         self.query: list[Correlation] = list(recorder.plan)
 
 
-def _program(values: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Program, dict[str, Tensor], list[str]]:
+def _program(
+    values: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Program, dict[str, Tensor], list[str]]:
     """A program that shares ring elements and computes nothing."""
     nodes, inputs, names = [], {}, []
     for i, value in enumerate(values):
-        nodes.append(Node(f"x{i}", "input", (f"x{i}",), "client", tuple(value.shape), ring.DTYPE, integral=True))
-        nodes.append(Node(f"s{i}", "share_input", (Ref(f"x{i}"),), "secret", tuple(value.shape), ring.DTYPE, integral=True))
+        nodes.append(
+            Node(f"x{i}", "input", (f"x{i}",), "client", tuple(value.shape), ring.DTYPE, integral=True)
+        )
+        nodes.append(
+            Node(
+                f"s{i}",
+                "share_input",
+                (Ref(f"x{i}"),),
+                "secret",
+                tuple(value.shape),
+                ring.DTYPE,
+                integral=True,
+            )
+        )
         inputs[f"x{i}"] = value
     parameters = {}
     for i, weight in enumerate(weights):
         parameters[f"p{i}"] = weight
         names.append(f"w{i}")
         nodes.append(Node(f"p{i}", "parameter", (), "owner", tuple(weight.shape), weight.dtype))
-        nodes.append(Node(f"w{i}", "share_weight", (Ref(f"p{i}"),), "secret", tuple(weight.shape), weight.dtype))
+        nodes.append(
+            Node(f"w{i}", "share_weight", (Ref(f"p{i}"),), "secret", tuple(weight.shape), weight.dtype)
+        )
         nodes.append(Node(f"use{i}", "mul", (Ref(f"w{i}"), Ref(f"w{i}")), "secret", tuple(weight.shape)))
     return Program(tuple(nodes), tuple(inputs), (), parameters=parameters), inputs, names
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` saw: reconstructed `value`, the parties' `raw` results, and party 0's online bytes and rounds."""
+    """What `evaluate` saw: reconstructed `value`, the parties' `raw` results, and party 0's online bytes and
+    rounds.
+    """
 
     value: Any
     raw: tuple[Any, ...]
@@ -141,10 +167,12 @@ def evaluate(
     """Runs `await function(p, *secrets, *weights)` in every party.
 
     Args:
-        function: coroutine function; returns Secrets, Bits, or lists or dicts of them (anything else is passed on from party 0).
+        function: coroutine function; returns Secrets, Bits, or lists or dicts of them (anything else is
+        passed on from party 0).
         values: int64 ring elements, any shapes; each becomes a secret.
         fraction_bits: of the secrets, one for all or one each.
-        weights: floating-point tensors that get the treatment of a model's weights (opened under a fixed mask at set-up).
+        weights: floating-point tensors that get the treatment of a model's weights (opened under a fixed mask
+        at set-up).
         record: whether to keep all traffic.
     """
     fractions = [fraction_bits] * len(values) if isinstance(fraction_bits, int) else list(fraction_bits)
@@ -166,7 +194,8 @@ def evaluate(
         transport = launcher._transports["party0"]
         launcher.online(inputs)
         online = transport.ledger.phases["online"]
-        # The empty reply to the client and the inputs' arrival are exchanges of the role, not of the function.
+        # The empty reply to the client and the inputs' arrival are exchanges of the role, not of
+        # the function.
         return Evaluation(
             value=reconstruct(protocol, [q.raw for q in parties]),
             raw=tuple(q.raw for q in parties),
@@ -182,7 +211,9 @@ def evaluate(
 
 
 def reconstruct(protocol: type[Protocol], raw: Sequence[Any]) -> Any:
-    """The clear value of what all parties hold shares of. Parties that hold the same part have to agree on it (AssertionError)."""
+    """The clear value of what all parties hold shares of. Parties that hold the same part have to agree on it
+    (AssertionError).
+    """
     first = raw[0]
     if isinstance(first, (list, tuple)):
         return [reconstruct(protocol, items) for items in zip(*raw, strict=True)]
@@ -194,11 +225,15 @@ def reconstruct(protocol: type[Protocol], raw: Sequence[Any]) -> Any:
     for party, value in enumerate(raw):
         for number, share in zip(protocol.parts_of(party), value.shares, strict=True):
             if number in parts:
-                assert torch.equal(parts[number], share), f"party {party} holds another part {number} than a party before it"
+                assert torch.equal(parts[number], share), (
+                    f"party {party} holds another part {number} than a party before it"
+                )
             parts[number] = share
     assert set(parts) == set(range(protocol.parts)), f"parts {sorted(parts)} of {protocol.parts} are held"
     if isinstance(first, Secret):
-        assert all(r.fraction_bits == first.fraction_bits for r in raw), "parties disagree on the fraction bits"
+        assert all(r.fraction_bits == first.fraction_bits for r in raw), (
+            "parties disagree on the fraction bits"
+        )
     total = parts[0]
     for number in range(1, protocol.parts):
         total = total + parts[number] if isinstance(first, Secret) else total ^ parts[number]
@@ -208,4 +243,3 @@ def reconstruct(protocol: type[Protocol], raw: Sequence[Any]) -> Any:
 def decoded(evaluation: Evaluation) -> Tensor:
     """The reconstructed Secret as real numbers."""
     return ring.decode(evaluation.value, evaluation.raw[0].fraction_bits)
-

@@ -33,7 +33,8 @@ class LookUp(Function):
 
 @dataclass(frozen=True)
 class Case:
-    """`function(*inputs, **parameters)` on normal values times `scale` of these shapes, or their magnitudes plus 0.1 if `positive`.
+    """`function(*inputs, **parameters)` on normal values times `scale` of these shapes, or their magnitudes
+    plus 0.1 if `positive`.
 
     With `rows` the last input is public: indices below `rows`, of the shape `indices`.
     """
@@ -74,7 +75,13 @@ CASES: dict[str, Case] = {
     "view": Case(lambda x: x.transpose(-1, -2).unsqueeze(0).expand(2, -1, -1).sum(-1), ((3, 5),)),
     "cat": Case(lambda x, y: torch.cat([x, y * y], -1), ((2, 3), (2, 4))),
     "stack": Case(lambda x, y: torch.stack([x, y], 1), ((2, 3), (2, 3))),
-    "take": Case(lambda x, ids, table: F.embedding(ids, table) + x, ((2, 2, 4),), (("table", (3, 4)),), rows=3, indices=(2, 2)),
+    "take": Case(
+        lambda x, ids, table: F.embedding(ids, table) + x,
+        ((2, 2, 4),),
+        (("table", (3, 4)),),
+        rows=3,
+        indices=(2, 2),
+    ),
     "add": Case(lambda x, y: x + y * y + 1.5, ((4, 3), (3,))),
     "sub": Case(lambda x, y: 2.0 - (x - y), ((4, 3), (4, 1))),
     "neg": Case(lambda x: -x, ((7,),)),
@@ -97,7 +104,9 @@ CASES: dict[str, Case] = {
     "softmax": Case(lambda x: torch.softmax(x, -1), ((3, 6),), scale=4.0),
     "masked softmax": Case(_masked_softmax, ((2, 3, 5),), scale=4.0),
     "layer norm": Case(
-        lambda x, weight, bias: F.layer_norm(x, (12,), weight, bias, 1e-5), ((3, 12),), (("weight", (12,)), ("bias", (12,)))
+        lambda x, weight, bias: F.layer_norm(x, (12,), weight, bias, 1e-5),
+        ((3, 12),),
+        (("weight", (12,)), ("bias", (12,))),
     ),
     "layer norm without affine": Case(lambda x: F.layer_norm(x, (7,)), ((3, 7),)),
     "amax": Case(lambda x: x.amax(-1), ((3, 7),)),

@@ -1,7 +1,9 @@
 """Tests of uniformity with a fixed, tiny false positive rate.
 
-All are chi-square tests of byte values, position by position: a mask that is too small, biased or reused leaves bytes that are not
-uniform. Quantiles come from Wilson and Hilferty's approximation (PNAS 17, 1931), far more exact here than the thresholds need.
+All are chi-square tests of byte values, position by position: a mask that is too small, biased or reused
+leaves bytes that are not
+uniform. Quantiles come from Wilson and Hilferty's approximation (PNAS 17, 1931), far more exact here than the
+thresholds need.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def uniform_z(x: Tensor) -> float:
 
 
 def two_sample_z(x: Tensor, y: Tensor) -> float:
-    """The worst deviate over the byte positions from x and y having one distribution; NaN below MIN_SAMPLES elements each."""
+    """The worst deviate over the byte positions from x and y having one distribution; NaN below MIN_SAMPLES
+    elements each.
+    """
     a, b = byte_columns(x), byte_columns(y)
     if min(a.shape[1], b.shape[1]) < MIN_SAMPLES:
         return float("nan")

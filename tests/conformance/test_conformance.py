@@ -6,7 +6,9 @@ from secure_eval import protocols
 from secure_eval.testing import ProtocolConformance
 
 for _name in protocols.names():
-    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (ProtocolConformance,), {"protocol": _name, "__module__": __name__})
+    globals()[f"Test_{_name}"] = type(
+        f"Test_{_name}", (ProtocolConformance,), {"protocol": _name, "__module__": __name__}
+    )
 del _name
 
 

@@ -1,6 +1,7 @@
-"""A protocol as a third party would write one: textbook Beaver triples and a bit-by-bit comparison, nothing but the contract.
+"""A protocol as a third party would write one: textbook Beaver triples and bits, nothing but the contract.
 
-Two additive parties and a dealer, semi-honest. It defines the four required primitives and takes every default of the base class; slow
+Two additive parties and a dealer, semi-honest. It defines the four required primitives and takes every
+default of the base class; slow
 and simple, a reference for the tests.
 """
 
@@ -54,7 +55,10 @@ class Shifted(Correlation):
         return Field("top", TensorSpec(self.shape)), Field("shifted", TensorSpec(self.shape))
 
     def derive(self, own: Clear, others: Others) -> Clear:
-        return {"top": ring.shift_right_logical(own["r"], 63), "shifted": ring.shift_right_logical(own["r"], self.shift)}
+        return {
+            "top": ring.shift_right_logical(own["r"], 63),
+            "shifted": ring.shift_right_logical(own["r"], self.shift),
+        }
 
 
 @dataclass(frozen=True)
@@ -142,15 +146,19 @@ class Toy(Protocol):
         return Secret([share], x.fraction_bits - bits)
 
     async def msb(self, x: Secret) -> Bits:
-        """Opens c = x + r and follows the borrow of c - r through 63 bits."""
+        """Opens c = x + r; the borrow of c - r into bit 63 comes from a tree over (c_i < r_i, c_i = r_i)."""
         t = self._deal(Decomposed(tuple(x.shape)))
         (c,) = await self._open(x.shares[0] + t["r"])
-        borrow = torch.zeros_like(t["bits"][0])
-        for i in range(63):
-            r, one = t["bits"][i], ((c >> i) & 1).to(torch.uint8)
-            both = await self._and(r, borrow)
-            borrow = torch.where(one == 1, both, r ^ borrow ^ both)
-        top = t["bits"][63] ^ borrow
+        bits = t["bits"] & 1
+        r, ones = bits[:63], torch.stack([(c >> i) & 1 for i in range(63)]).to(torch.uint8)
+        less, equal = r * (1 - ones), r ^ (1 - ones) if self.party == 0 else r
+        less = torch.cat([torch.zeros_like(less[:1]), less])  # a lowest pair of bits that are equal makes 64
+        equal = torch.cat([torch.full_like(equal[:1], 1 - self.party), equal])
+        while len(less) > 1:
+            high = equal[1::2]
+            products = await self._and(torch.stack([high, high]), torch.stack([less[0::2], equal[0::2]]))
+            less, equal = less[1::2] ^ products[0], products[1]
+        top = bits[63] ^ less[0]
         return Bits([top ^ (c < 0).to(torch.uint8) if self.party == 0 else top])
 
     async def _and(self, x: Tensor, y: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def tiny_recipe(folder: Path, **changes: Any) -> Path:
             "trials": 12,
             "sites": {"softmax": ["exact", "2quad", "power4"], "activation": ["exact", "quad", "quad_channel"]},
             "limits": {"baseline": "mpcformer"},
-            "calibration_samples": 32,
+            "calibration_samples": 64,
             "validation_samples": 32,
             "candidates": 2,
         },

@@ -203,8 +203,9 @@ def test_two_runs_in_one_directory_are_refused(copy: Path, recipe: Path) -> None
 
 def test_the_exported_model_needs_no_sordino(finished: tuple[Path, Any], tmp_path: Path) -> None:
     """Loaded elsewhere, offline, without this package, saved again and loaded again: the student's own logits."""
-    import distill
     import torch
+
+    import distill
 
     model = shutil.copytree(finished[0] / "model", tmp_path / "model")
     chosen = record_of(finished[0])["chosen"]

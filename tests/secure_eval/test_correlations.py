@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, CorrelationReuse, Dealing, Fields, Recorder, Store, combine, expand
+from secure_eval.correlations import (
+    Correlation,
+    CorrelationReuse,
+    Dealing,
+    Fields,
+    Recorder,
+    Store,
+    combine,
+    expand,
+)
 from secure_eval.protocols import bitwords
 from secure_eval.protocols.base import LINEAR, MATMUL, MUL
 from secure_eval.protocols.dealer2pc import And4, BitMask, Mask, Product
@@ -17,7 +26,9 @@ from secure_eval.randomness import RandomnessReuse, Stream, new_seed
 from secure_eval.testing.harness import evaluate
 from secure_eval.transport import TensorSpec
 
-EXTREMES = torch.tensor([0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**62 - 1, 0x5555555555555555, 15, 16, -16])
+EXTREMES = torch.tensor(
+    [0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**62 - 1, 0x5555555555555555, 15, 16, -16]
+)
 
 
 def masks(count: int = 400) -> Tensor:
@@ -25,7 +36,9 @@ def masks(count: int = 400) -> Tensor:
     return torch.cat([EXTREMES, torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator)])
 
 
-def dealt(plan: Sequence[Correlation], weights: dict[str, dict[str, Tensor]] | None = None) -> tuple[list[Fields], list[Fields], list[Fields]]:
+def dealt(
+    plan: Sequence[Correlation], weights: dict[str, dict[str, Tensor]] | None = None
+) -> tuple[list[Fields], list[Fields], list[Fields]]:
     """The clear values and both parties' fields of a plan, dealt and expanded as the roles do it."""
     seeds = [new_seed(), new_seed()]
 
@@ -67,7 +80,18 @@ def check_mask(mask: Mask, values: Fields) -> None:
             assert words[15] == 1 << (unsigned >> 60 & 7) | (unsigned >> 63) << 15
 
 
-MASKS = [Mask((412,), s, d, c) for s, d, c in ((0, 1, False), (0, 3, True), (1, 2, False), (16, 3, True), (17, 1, True), (32, 2, False), (48, 3, False))]
+MASKS = [
+    Mask((412,), s, d, c)
+    for s, d, c in (
+        (0, 1, False),
+        (0, 3, True),
+        (1, 2, False),
+        (16, 3, True),
+        (17, 1, True),
+        (32, 2, False),
+        (48, 3, False),
+    )
+]
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
@@ -85,7 +109,9 @@ def test_dealt_shares_of_masks_add_up(mask: Mask) -> None:
     check_mask(mask, dealt([mask])[0][0])
 
 
-@pytest.mark.parametrize(("op", "x", "y"), [(MUL, (3, 4), (4,)), (MATMUL, (2, 3, 4), (4, 5)), (LINEAR, (3, 4), (5, 4))])
+@pytest.mark.parametrize(
+    ("op", "x", "y"), [(MUL, (3, 4), (4,)), (MATMUL, (2, 3, 4), (4, 5)), (LINEAR, (3, 4), (5, 4))]
+)
 def test_products_of_masks_and_of_weights(op: object, x: tuple[int, ...], y: tuple[int, ...]) -> None:
     weight = {"r": torch.randint(-(2**63), 2**63 - 1, y)}
     plan = [Mask(x), Mask(y), Product(op, 0, 1, x, y), Product(op, 0, "w", x, y)]  # type: ignore[arg-type]
@@ -106,7 +132,9 @@ def test_and4_products(need_p: bool) -> None:
 
 
 @pytest.mark.parametrize(("shape", "value_shape"), [((13,), (13,)), ((3, 5, 1), (5, 4)), ((), (2,))])
-def test_bit_masks_as_bits_as_ring_elements_and_times_a_mask(shape: tuple[int, ...], value_shape: tuple[int, ...]) -> None:
+def test_bit_masks_as_bits_as_ring_elements_and_times_a_mask(
+    shape: tuple[int, ...], value_shape: tuple[int, ...]
+) -> None:
     clear, _, _ = dealt([Mask(value_shape), BitMask(shape), BitMask(shape, 0, value_shape)])
     for fields in clear[1:]:
         count = fields["ring"].numel()
@@ -142,7 +170,11 @@ def test_each_correlation_is_handed_out_once() -> None:
         store.next(Mask((1,)))
 
 
-@pytest.mark.parametrize("asked", [Mask((2,)), Mask((1,), 3), Mask((1,), degree=2), Mask((1,), compare=True), And4(1, True)], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [Mask((2,)), Mask((1,), 3), Mask((1,), degree=2), Mask((1,), compare=True), And4(1, True)],
+    ids=str,
+)
 def test_another_correlation_than_the_next_is_refused(asked: Correlation) -> None:
     store = store_of([Mask((1,)), asked])
     with pytest.raises(CorrelationReuse, match="was dealt for"):
@@ -169,7 +201,9 @@ def test_recorder_writes_the_plan_and_deals_shapes() -> None:
     for number, correlation in enumerate(plan):
         got, fields = recorder.next(correlation)
         assert got == number
-        assert {k: TensorSpec.of(v) for k, v in fields.items()} == {f.name: f.spec for f in [*correlation.random(), *correlation.derived()]}
+        assert {k: TensorSpec.of(v) for k, v in fields.items()} == {
+            f.name: f.spec for f in [*correlation.random(), *correlation.derived()]
+        }
     assert recorder.plan == plan
 
 

@@ -1,4 +1,6 @@
-"""The two-party protocol over the whole range of its arguments; what any protocol must do is in tests/conformance."""
+"""The two-party protocol over the whole range of its arguments; what any protocol must do is in
+tests/conformance.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ def test_truncation_over_the_whole_range_never_fails() -> None:
     count = 1_000_000 // 48
     wrong: list[int] = []
     for shift in range(1, 49):
-        x = torch.cat([any_values(count // 2, shift), LIMIT - 1 - any_values(count // 2, 100 + shift, 1 << 40).abs(), edges, -edges])
+        x = torch.cat(
+            [
+                any_values(count // 2, shift),
+                LIMIT - 1 - any_values(count // 2, 100 + shift, 1 << 40).abs(),
+                edges,
+                -edges,
+            ]
+        )
         result = evaluate(CLS, lambda p, x, s=shift: p.truncate(Secret(x.shares, 48), s), x).value
         off = ulps_off(result, x, shift)
         if int(off.max()) > 1:
@@ -72,7 +81,9 @@ def test_sign_of_a_million_values() -> None:
 @pytest.mark.parametrize("shift", [0, 1, 16, 30, 44])
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_polynomials_of_the_truncated_value_are_exact(shift: int, degree: int) -> None:
-    """On the whole range, where powers wrap around the ring many times: x + r wrapped or not, the value is the same."""
+    """On the whole range, where powers wrap around the ring many times: x + r wrapped or not, the value is
+    the same.
+    """
     x = any_values(20_000, 4)
     bits = shift + 4
     coefficients = (-3.0, 5.0, -7.0, 1.0)[: degree + 1]
@@ -96,9 +107,15 @@ def test_coefficients_that_leave_no_bits_are_refused() -> None:
         evaluate(CLS, function, torch.arange(3))
 
 
-@pytest.mark.parametrize(("bits", "value"), [((3, 4), (3, 4)), ((2, 1, 4), (3, 4)), ((4,), (3, 4)), ((), (5,)), ((2, 3, 4), (3, 4))])
+@pytest.mark.parametrize(
+    ("bits", "value"),
+    [((3, 4), (3, 4)), ((2, 1, 4), (3, 4)), ((4,), (3, 4)), ((), (5,)), ((2, 3, 4), (3, 4))],
+)
 def test_selection_broadcasts(bits: tuple[int, ...], value: tuple[int, ...]) -> None:
-    s, x = any_values(0, 5)[: max(1, int(torch.tensor(bits).prod()))].reshape(bits), any_values(64, 6)[: int(torch.tensor(value).prod())].view(value)
+    s, x = (
+        any_values(0, 5)[: max(1, int(torch.tensor(bits).prod()))].reshape(bits),
+        any_values(64, 6)[: int(torch.tensor(value).prod())].view(value),
+    )
 
     async def function(p: Protocol, s: Secret, x: Secret) -> list[Secret]:
         return list(await p.select_with_bits(await p.msb(s), x))
@@ -114,7 +131,11 @@ def test_one_opening_serves_truncation_powers_comparison_and_selection() -> None
     async def readings(p: Protocol, x: Secret) -> list[Secret]:
         opened = await p.open_masked(x, shift=16, degree=2, compare=True)
         negative = (await opened.less_than([0.0]))[0]
-        return [await opened.truncated(), await opened.polynomial([0.0, 0.0, 1.0], 0), await p.select(negative, x)]
+        return [
+            await opened.truncated(),
+            await opened.polynomial([0.0, 0.0, 1.0], 0),
+            await p.select(negative, x),
+        ]
 
     result = evaluate(CLS, readings, x, fraction_bits=16)
     assert result.bytes == 1024 * 8 + 1024 * 4 * 7 // 8 + 1024 * 6 // 8 + 1024 // 8
@@ -140,7 +161,8 @@ def test_a_fixed_weight_costs_nothing_online_but_the_other_operand() -> None:
     assert torch.equal(result.value, LINEAR(x, ring.encode(weight, 16)))
 
 
-# -- the comparison circuit's local steps ------------------------------------------------------------------------------------------
+# -- the comparison circuit's local steps
+# ------------------------------------------------------------------------------------------
 
 
 def test_look_up_equals_integer_comparison_of_groups() -> None:

@@ -25,7 +25,15 @@ from secure_eval import Program, capture, protocols
 from secure_eval.testing.harness import observe
 
 LENGTH = 7
-SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3, "max_position_embeddings": 24}
+SMALL: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "num_labels": 3,
+    "max_position_embeddings": 24,
+}
 
 
 def bert() -> PreTrainedModel:
@@ -41,21 +49,41 @@ def roberta() -> PreTrainedModel:
 
 
 def distilbert() -> PreTrainedModel:
-    config = DistilBertConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=24, num_labels=3, max_position_embeddings=24)
+    config = DistilBertConfig(
+        vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=24, num_labels=3, max_position_embeddings=24
+    )
     config._attn_implementation = "eager"
     return DistilBertForSequenceClassification(config)
 
 
 def gpt2() -> PreTrainedModel:
-    config = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=24, bos_token_id=0, eos_token_id=0, use_cache=False, attn_implementation="eager")
+    config = GPT2Config(
+        vocab_size=50,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=24,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+        attn_implementation="eager",
+    )
     return GPT2LMHeadModel(config)
 
 
-TEXT: dict[str, Callable[[], PreTrainedModel]] = {"bert": bert, "bert sdpa": bert_by_scaled_dot_product, "roberta": roberta, "distilbert": distilbert, "gpt2": gpt2}
+TEXT: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": bert,
+    "bert sdpa": bert_by_scaled_dot_product,
+    "roberta": roberta,
+    "distilbert": distilbert,
+    "gpt2": gpt2,
+}
 
 
 def ready(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """Random weights, larger than initialised ones, so that attention and activations leave their linear parts."""
+    """Random weights, larger than initialised ones, so that attention and activations leave their linear
+    parts.
+    """
     torch.manual_seed(0)
     model = make().eval()
     for parameter in model.parameters():
@@ -74,12 +102,20 @@ def inputs(batch: int, padded: bool) -> dict[str, Tensor]:
     return {"input_ids": ids * mask + (1 - mask), "attention_mask": mask}
 
 
-def check(model: PreTrainedModel, example: dict[str, Tensor], queries: list[dict[str, Tensor]], protocol: str, bound: float) -> None:
+def check(
+    model: PreTrainedModel,
+    example: dict[str, Tensor],
+    queries: list[dict[str, Tensor]],
+    protocol: str,
+    bound: float,
+) -> None:
     with secure_eval.compile(model, example, protocol) as secure:
         for query in queries:
             got, wanted = secure(**query), model(**query)
             assert type(got) is type(wanted) and set(got) == set(wanted)
-            assert float((got.logits - wanted.logits).abs().max()) < bound * max(1.0, float(wanted.logits.abs().max()))
+            assert float((got.logits - wanted.logits).abs().max()) < bound * max(
+                1.0, float(wanted.logits.abs().max())
+            )
             assert secure.measurement.communication() == secure.predicted().communication()
 
 
@@ -115,7 +151,11 @@ def test_sites_are_module_paths() -> None:
     modules = dict(ready(bert).named_modules())
     sites = {n.site for n in program().nodes if n.level == "secret" and n.site}
     assert sites <= set(modules)
-    assert {"bert.encoder.layer.0.intermediate.intermediate_act_fn", "bert.encoder.layer.1.output.LayerNorm", "classifier"} <= sites
+    assert {
+        "bert.encoder.layer.0.intermediate.intermediate_act_fn",
+        "bert.encoder.layer.1.output.LayerNorm",
+        "classifier",
+    } <= sites
 
 
 def test_embeddings_and_masks_are_not_computed_by_the_parties() -> None:
@@ -153,11 +193,22 @@ def test_measurement_splits_by_site_and_operation() -> None:
         measured = secure.measurement
     party = measured.roles["online"]["party0"]
     outputs = sum(t.tensor.nbytes for t in record if t.role == "party0" and t.sent and t.peer == "client")
-    assert sum(c.bytes for c in measured.sites.values()) == sum(c.bytes for c in measured.operations.values()) == party.bytes - outputs
-    assert measured.sites["bert.encoder.layer.0.intermediate.intermediate_act_fn"].bytes > 0 and measured.operations["gelu"].bytes > 0
-    assert measured.online.seconds and measured.online.seconds > 0 and secure.predicted().online.seconds is None
+    assert (
+        sum(c.bytes for c in measured.sites.values())
+        == sum(c.bytes for c in measured.operations.values())
+        == party.bytes - outputs
+    )
+    assert (
+        measured.sites["bert.encoder.layer.0.intermediate.intermediate_act_fn"].bytes > 0
+        and measured.operations["gelu"].bytes > 0
+    )
+    assert (
+        measured.online.seconds and measured.online.seconds > 0 and secure.predicted().online.seconds is None
+    )
     # What the ledgers say is what moved.
     for phase, roles in measured.communication().items():
         if phase != "setup":
             for role, counts in roles.items():
-                assert counts["bytes"] == sum(t.tensor.nbytes for t in record if t.sent and (t.phase, t.role) == (phase, role))
+                assert counts["bytes"] == sum(
+                    t.tensor.nbytes for t in record if t.sent and (t.phase, t.role) == (phase, role)
+                )

@@ -1,4 +1,6 @@
-"""Passes keep a program's meaning and do what they are for; spec refuses broken programs; programs survive JSON."""
+"""Passes keep a program's meaning and do what they are for; spec refuses broken programs; programs survive
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def online_bytes(program: Program) -> float:
     return secure_eval.count(program, protocols.get("dealer2pc")).roles["online"]["party0"].bytes
 
 
-def check_pass(name: str, function: Any, inputs: tuple[Tensor, ...], **parameters: Tensor) -> tuple[Program, Program]:
+def check_pass(
+    name: str, function: Any, inputs: tuple[Tensor, ...], **parameters: Tensor
+) -> tuple[Program, Program]:
     """Applies one pass: the program before, and the rewritten one, which computes the same."""
     model = Function(function, **parameters).eval()
     before = unoptimised(model, inputs)
@@ -60,7 +64,14 @@ class TestPushScales:
             left, right = F.linear(x, q, b), F.linear(x, k)
             return left.view(5, 2, 3).transpose(0, 1) @ right.view(5, 2, 3).permute(1, 2, 0) * 0.3
 
-        before, after = check_pass("push_scales_into_weights", scores, (X,), q=parameter(6, 6), b=parameter(6), k=parameter(6, 6, seed=3))
+        before, after = check_pass(
+            "push_scales_into_weights",
+            scores,
+            (X,),
+            q=parameter(6, 6),
+            b=parameter(6),
+            k=parameter(6, 6, seed=3),
+        )
         assert "mul" in ops(before) and "mul" not in ops(after)
         assert online_bytes(after) < online_bytes(before)  # no truncation for the factor's bits
 
@@ -82,7 +93,9 @@ class TestPushScales:
 
 class TestFoldChannelAffine:
     @staticmethod
-    def quad_channel(x: Tensor, w: Tensor, b: Tensor, s: Tensor, a: Tensor, c: Tensor, v: Tensor, d: Tensor) -> Tensor:
+    def quad_channel(
+        x: Tensor, w: Tensor, b: Tensor, s: Tensor, a: Tensor, c: Tensor, v: Tensor, d: Tensor
+    ) -> Tensor:
         h = F.linear(x, w, b)
         return F.linear(a * (h + s) ** 2 + c, v, d)
 
@@ -95,9 +108,12 @@ class TestFoldChannelAffine:
         model = Function(self.quad_channel, **self.PARAMETERS).eval()
         program = capture(model, (X,))
         assert ops(program) == ["linear", "power", "linear"] or ops(program) == ["linear", "square", "linear"]
-        plain = Function(lambda x, w, b, v, d: F.linear(F.linear(x, w, b), v, d), **{k: self.PARAMETERS[k] for k in "wbvd"}).eval()
+        plain = Function(
+            lambda x, w, b, v, d: F.linear(F.linear(x, w, b), v, d), **{k: self.PARAMETERS[k] for k in "wbvd"}
+        ).eval()
         linears = capture(plain, (X,))
-        # Between the linear layers: one opening an element for truncation there, one for truncation and square here, one for the
+        # Between the linear layers: one opening an element for truncation there, one for truncation
+        # and square here, one for the
         # truncated square as the next layer's operand in both.
         assert online_bytes(program) - online_bytes(linears) == 8 * 5 * 8
         with secure_eval.compile(program) as secure:
@@ -128,7 +144,13 @@ class TestFoldChannelAffine:
 
     @pytest.mark.parametrize("shape", [(5, 1), (5, 8)])
     def test_what_is_not_a_channel_stays(self, shape: tuple[int, int]) -> None:
-        before, after = check_pass("fold_channel_affine", lambda x, w, s: F.linear(x, w) + s, (X,), w=parameter(8, 6), s=parameter(*shape))
+        before, after = check_pass(
+            "fold_channel_affine",
+            lambda x, w, s: F.linear(x, w) + s,
+            (X,),
+            w=parameter(8, 6),
+            s=parameter(*shape),
+        )
         assert ops(after) == ops(before) == ["linear", "add"]
 
     def test_not_where_others_use_the_value(self) -> None:
@@ -137,7 +159,9 @@ class TestFoldChannelAffine:
             shifted = h + s
             return F.linear(shifted, v) + shifted.sum(-1, keepdim=True) + h.sum(-1, keepdim=True)
 
-        before, after = check_pass("fold_channel_affine", function, (X,), w=parameter(8, 6), s=parameter(8), v=parameter(3, 8))
+        before, after = check_pass(
+            "fold_channel_affine", function, (X,), w=parameter(8, 6), s=parameter(8), v=parameter(3, 8)
+        )
         assert ops(after) == ops(before)
 
 
@@ -168,10 +192,14 @@ def test_unused_nodes_go_and_inputs_stay() -> None:
 def test_passes_do_not_change_what_a_model_computes() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 6), nn.Tanh()).eval()
-    assert float((evaluate(unoptimised(model, (X,)), X) - evaluate(capture(model, (X,)), X)).abs().max()) < 2.0**-10
+    assert (
+        float((evaluate(unoptimised(model, (X,)), X) - evaluate(capture(model, (X,)), X)).abs().max())
+        < 2.0**-10
+    )
 
 
-# -- programs ------------------------------------------------------------------------------------------------------------------------
+# -- programs ----------------------------------------------------------------------------------------------
+# --------------------------
 
 
 def sample() -> Program:
@@ -181,7 +209,11 @@ def sample() -> Program:
 def test_json_round_trip() -> None:
     program = sample()
     again = Program.from_json(program.to_json(), program.constants)
-    assert again == replace(program, restore=None) and str(again) == str(program) and again.key() == program.key()
+    assert (
+        again == replace(program, restore=None)
+        and str(again) == str(program)
+        and again.key() == program.key()
+    )
     check(again)
     cls = protocols.get("dealer2pc")
     again = replace(again, parameters=program.parameters)
@@ -195,7 +227,12 @@ def test_json_holds_no_tensor_of_the_owner() -> None:
 
 
 def test_key_tells_programs_apart() -> None:
-    models = [nn.Linear(6, 4), nn.Linear(6, 5), nn.Linear(6, 4, bias=False), nn.Sequential(nn.Linear(6, 4), nn.ReLU())]
+    models = [
+        nn.Linear(6, 4),
+        nn.Linear(6, 5),
+        nn.Linear(6, 4, bias=False),
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU()),
+    ]
     assert len({capture(m.eval(), (X,)).key() for m in models}) == 4
     assert capture(nn.Linear(6, 4).eval(), (X,)).key() == capture(nn.Linear(6, 4).eval(), (X,)).key()
 
@@ -209,17 +246,44 @@ BROKEN: dict[str, tuple[list[Node], str]] = {
     "defined twice": ([*INPUT, node("s", "neg", (Ref("s"),), "secret")], "defined twice"),
     "unknown level": ([node("x", "input", ("x",), "everyone")], "unknown level"),
     "used before defined": ([node("y", "neg", (Ref("s"),), "secret"), *INPUT], "not defined before"),
-    "secret in the clear": ([*INPUT, node("y", "aten::aten.neg.default", (Ref("s"),), "public")], "in the clear"),
-    "secret becomes the client's": ([*INPUT, node("y", "aten::aten.neg.default", (Ref("s"),), "client")], "in the clear"),
-    "client's value made public": ([*INPUT, node("y", "aten::aten.neg.default", (Ref("x"),), "public")], "private value public"),
-    "owner's value made constant": ([node("w", "parameter", (), "owner"), node("y", "aten::aten.neg.default", (Ref("w"),), "constant")], "private value public"),
-    "owner reads the client": ([*INPUT, node("y", "aten::aten.neg.default", (Ref("x"),), "owner")], "does not know"),
-    "client reads the owner": ([node("w", "parameter", (), "owner"), node("y", "aten::aten.neg.default", (Ref("w"),), "client")], "does not know"),
+    "secret in the clear": (
+        [*INPUT, node("y", "aten::aten.neg.default", (Ref("s"),), "public")],
+        "in the clear",
+    ),
+    "secret becomes the client's": (
+        [*INPUT, node("y", "aten::aten.neg.default", (Ref("s"),), "client")],
+        "in the clear",
+    ),
+    "client's value made public": (
+        [*INPUT, node("y", "aten::aten.neg.default", (Ref("x"),), "public")],
+        "private value public",
+    ),
+    "owner's value made constant": (
+        [node("w", "parameter", (), "owner"), node("y", "aten::aten.neg.default", (Ref("w"),), "constant")],
+        "private value public",
+    ),
+    "owner reads the client": (
+        [*INPUT, node("y", "aten::aten.neg.default", (Ref("x"),), "owner")],
+        "does not know",
+    ),
+    "client reads the owner": (
+        [node("w", "parameter", (), "owner"), node("y", "aten::aten.neg.default", (Ref("w"),), "client")],
+        "does not know",
+    ),
     "unknown operation": ([*INPUT, node("y", "reveal", (Ref("s"),), "secret")], "not a secure operation"),
-    "sharing another's value": ([*INPUT, node("y", "share_weight", (Ref("x"),), "secret")], "takes one owner value"),
+    "sharing another's value": (
+        [*INPUT, node("y", "share_weight", (Ref("x"),), "secret")],
+        "takes one owner value",
+    ),
     "sharing a secret": ([*INPUT, node("y", "share_input", (Ref("s"),), "secret")], "takes one client value"),
-    "clear argument of a secret operation": ([*INPUT, node("y", "add", (Ref("s"), Ref("x")), "secret")], "is client"),
-    "secret mask": ([*INPUT, node("y", "softmax_numerator", (Ref("s"), Ref("s"), -1), "secret")], "is secret"),
+    "clear argument of a secret operation": (
+        [*INPUT, node("y", "add", (Ref("s"), Ref("x")), "secret")],
+        "is client",
+    ),
+    "secret mask": (
+        [*INPUT, node("y", "softmax_numerator", (Ref("s"), Ref("s"), -1), "secret")],
+        "is secret",
+    ),
     "secret index": ([*INPUT, node("y", "take", (Ref("s"), Ref("s")), "secret")], "is secret"),
 }
 

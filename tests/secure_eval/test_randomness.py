@@ -1,4 +1,6 @@
-"""AES-CTR streams: 128-bit keys from the operating system, separated by purpose and index, no block used twice."""
+"""AES-CTR streams: 128-bit keys from the operating system, separated by purpose and index, no block used
+twice.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ SEED = bytes(range(16))
 
 
 def independent(seed: bytes, purpose: str, index: int, count: int) -> bytes:
-    """The stream block by block from single AES encryptions of counter blocks, without a mode of operation."""
+    """The stream block by block from single AES encryptions of counter blocks, no mode of operation."""
     key = hashlib.blake2b(purpose.encode(), key=seed, digest_size=16, person=b"sordino stream").digest()
     ecb = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
     blocks = (ecb.update(index.to_bytes(8, "big") + i.to_bytes(8, "big")) for i in range(-(-count // 16)))
@@ -70,7 +72,9 @@ def test_one_index_serves_once() -> None:
 
 
 def test_counters_of_large_tensors_cannot_meet() -> None:
-    """The index fills the upper half of the counter block, so that a tensor would need 2^64 blocks to reach the next one."""
+    """The index fills the upper half of the counter block, so that a tensor would need 2^64 blocks to reach
+    the next one.
+    """
     tail = Stream(SEED, "a").tensor(0, (1 << 16,))
     following = Stream(SEED, "a").tensor(1, (1 << 16,))
     assert torch.cat([tail, following]).unique().numel() == 1 << 17

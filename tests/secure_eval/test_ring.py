@@ -44,7 +44,9 @@ def test_encode_of_nothing_and_on_meta() -> None:
     assert ring.encode(torch.empty(2, 3, device="meta"), 16).device.type == "meta"
 
 
-@pytest.mark.parametrize("value", [0, 1, -1, 2**63 - 1, -(2**63), 2**63, 2**64, 2**64 + 5, -(2**64) - 5, 3**70])
+@pytest.mark.parametrize(
+    "value", [0, 1, -1, 2**63 - 1, -(2**63), 2**63, 2**64, 2**64 + 5, -(2**64) - 5, 3**70]
+)
 def test_wrap_is_the_signed_representative(value: int) -> None:
     wrapped = ring.wrap(value)
     assert -(2**63) <= wrapped < 2**63 and (wrapped - value) % 2**64 == 0
@@ -53,10 +55,21 @@ def test_wrap_is_the_signed_representative(value: int) -> None:
 @pytest.mark.parametrize("bits", [0, 1, 15, 32, 63])
 def test_logical_shift_equals_unsigned_division(bits: int) -> None:
     x = torch.cat([full_range(200, seed=0), torch.tensor([0, -1, 2**63 - 1, -(2**63)])])
-    assert [v % 2**64 for v in ring.shift_right_logical(x, bits).tolist()] == [(v % 2**64) >> bits for v in x.tolist()]
+    assert [v % 2**64 for v in ring.shift_right_logical(x, bits).tolist()] == [
+        (v % 2**64) >> bits for v in x.tolist()
+    ]
 
 
-@pytest.mark.parametrize("shapes", [((3, 5), (5, 4)), ((2, 3, 5), (2, 5, 4)), ((2, 1, 3, 5), (4, 5, 2)), ((1, 1), (1, 1)), ((3, 700), (700, 2))])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((3, 5), (5, 4)),
+        ((2, 3, 5), (2, 5, 4)),
+        ((2, 1, 3, 5), (4, 5, 2)),
+        ((1, 1), (1, 1)),
+        ((3, 700), (700, 2)),
+    ],
+)
 def test_limb_product_equals_the_int64_product(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     x, y = (full_range(*s, seed=i) for i, s in enumerate(shapes))
     assert torch.equal(ring.matmul_by_limbs(x, y), torch.matmul(x, y))
@@ -71,10 +84,16 @@ def test_limb_product_of_extremes(value: int) -> None:
 
 def test_int64_product_is_the_product_modulo_the_ring() -> None:
     x, y = full_range(2, 3, seed=8), full_range(3, 2, seed=9)
-    wanted = [[ring.wrap(sum(a * b for a, b in zip(row, column, strict=True))) for column in y.T.tolist()] for row in x.tolist()]
+    wanted = [
+        [ring.wrap(sum(a * b for a, b in zip(row, column, strict=True))) for column in y.T.tolist()]
+        for row in x.tolist()
+    ]
     assert ring.matmul(x, y).tolist() == wanted
 
 
 def test_limb_product_refuses_inner_sizes_that_round() -> None:
     with pytest.raises(ValueError, match="2\\^21"):
-        ring.matmul_by_limbs(torch.empty(1, 2**21 + 1, dtype=torch.int64, device="meta"), torch.empty(2**21 + 1, 1, dtype=torch.int64, device="meta"))
+        ring.matmul_by_limbs(
+            torch.empty(1, 2**21 + 1, dtype=torch.int64, device="meta"),
+            torch.empty(2**21 + 1, 1, dtype=torch.int64, device="meta"),
+        )

@@ -15,7 +15,9 @@ SPEC = TensorSpec((2,))
 
 
 async def message(size: int = 2) -> Any:
-    received = await Exchange({"party1": [torch.empty(size, dtype=torch.int64, device="meta")]}, {"party1": [TensorSpec((size,))]})
+    received = await Exchange(
+        {"party1": [torch.empty(size, dtype=torch.int64, device="meta")]}, {"party1": [TensorSpec((size,))]}
+    )
     return received["party1"][0]
 
 
@@ -165,7 +167,9 @@ def test_two_parties_pack_the_same_order() -> None:
                 got.append(int((await Exchange({peer: [sent]}, {peer: [TensorSpec((1,))]}))[peer][0]))
             return got
 
-        results[number] = Scheduler(InProcess(f"party{number}", hub)).run(gather(*(swap(v, 1 + v % 3) for v in range(7))))
+        results[number] = Scheduler(InProcess(f"party{number}", hub)).run(
+            gather(*(swap(v, 1 + v % 3) for v in range(7)))
+        )
 
     threads = [threading.Thread(target=party, args=(i,)) for i in (0, 1)]
     for thread in threads:
@@ -173,4 +177,6 @@ def test_two_parties_pack_the_same_order() -> None:
     for thread in threads:
         thread.join()
     for number in (0, 1):
-        assert results[number] == [[10 * v + i + 1000 * (1 - number) for i in range(1 + v % 3)] for v in range(7)]
+        assert results[number] == [
+            [10 * v + i + 1000 * (1 - number) for i in range(1 + v % 3)] for v in range(7)
+        ]

@@ -34,7 +34,9 @@ def opened(traffic: list[Traffic] | tuple[Traffic, ...]) -> dict[tuple[Any, ...]
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_opened_tensor_is_uniform(step: str, secret: str) -> None:
-    """The same secret in thousands of places: a mask that does not cover the modulus shows in the bytes of what is opened."""
+    """The same secret in thousands of places: a mask that does not cover the modulus shows in the bytes of
+    what is opened.
+    """
     function, shape = STEPS[step]
     x = ring.encode(torch.full(shape, SECRETS[secret], dtype=torch.float64), 16)
     seen = opened(evaluate(CLS, function, x, record=True).traffic)
@@ -48,7 +50,9 @@ def test_small_masks_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from secure_eval.randomness import Stream
 
     tensor = Stream.tensor
-    monkeypatch.setattr(Stream, "tensor", lambda self, *args, **kwargs: tensor(self, *args, **kwargs) & 0xFF_FFFF_FFFF)
+    monkeypatch.setattr(
+        Stream, "tensor", lambda self, *args, **kwargs: tensor(self, *args, **kwargs) & 0xFF_FFFF_FFFF
+    )
     x = ring.encode(torch.full((1400,), 27.3), 16)
     seen = opened(evaluate(CLS, STEPS["mul"][0], x, record=True).traffic)
     assert max(uniform_z(tensor) for tensor in seen.values()) > Z_LIMIT
@@ -85,7 +89,10 @@ class Attention(nn.Module):
         return {"logits": torch.tanh(self.head(nn.functional.gelu(h))[:, 0])}
 
 
-INPUTS = {"input_ids": torch.tensor([[1, 5, 2, 10], [3, 3, 0, 7]]), "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])}
+INPUTS = {
+    "input_ids": torch.tensor([[1, 5, 2, 10], [3, 3, 0, 7]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+}
 
 
 def model() -> nn.Module:
@@ -122,13 +129,25 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_who_talks_to_whom_in_which_phase(watched: Watched) -> None:
-    """The dealer hears nothing, ever; it speaks at set-up and offline only; the owner is done after set-up."""
+    """The dealer hears nothing, ever; it speaks at set-up and offline only; the owner, at set-up."""
     watched.secure(**INPUTS)
     watched.secure(**INPUTS)
     between = {("party0", "party1"), ("party1", "party0")}
-    assert watched.messages("setup") == between | {("owner", "party0"), ("owner", "party1"), ("owner", "client"), ("client", "party0"), ("dealer", "party0"), ("dealer", "party1")}
+    assert watched.messages("setup") == between | {
+        ("owner", "party0"),
+        ("owner", "party1"),
+        ("owner", "client"),
+        ("client", "party0"),
+        ("dealer", "party0"),
+        ("dealer", "party1"),
+    }
     assert watched.messages("offline") == {("dealer", "party1")}
-    assert watched.messages("online") == between | {("client", "party0"), ("client", "party1"), ("party0", "client"), ("party1", "client")}
+    assert watched.messages("online") == between | {
+        ("client", "party0"),
+        ("client", "party1"),
+        ("party0", "client"),
+        ("party1", "client"),
+    }
     assert not [t for t in watched.record if t.role == "dealer" and not t.sent]
     assert not [t for t in watched.record if t.role == "owner" and not t.sent]
 
@@ -138,7 +157,12 @@ def test_only_the_declared_output_leaves(watched: Watched) -> None:
     assert set(got) == {"logits"}
     assert float((got["logits"] - watched.model(**INPUTS)["logits"]).detach().abs().max()) < 2.0**-8
     to_client = [t for t in watched.record if t.sent and t.peer == "client" and t.phase == "online"]
-    assert sorted((t.role, tuple(t.tensor.shape)) for t in to_client) == [("party0", (1,)), ("party0", (2, 2)), ("party1", (1,)), ("party1", (2, 2))]
+    assert sorted((t.role, tuple(t.tensor.shape)) for t in to_client) == [
+        ("party0", (1,)),
+        ("party0", (2, 2)),
+        ("party1", (1,)),
+        ("party1", (2, 2)),
+    ]
 
 
 def test_with_the_table_kept_secret_the_client_gets_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,11 +178,21 @@ def test_no_message_holds_a_secret_in_the_clear(watched: Watched) -> None:
     watched.secure(**INPUTS)
     secrets = [ring.encode(p.detach(), 16).reshape(-1) for p in watched.model.parameters()]
     secrets.append(ring.encode(watched.model.table(INPUTS["input_ids"]).detach(), 16).reshape(-1))
-    arrived = torch.cat([t.tensor.reshape(-1) for t in watched.record if not t.sent and t.role != "client" and t.tensor.dtype == ring.DTYPE])
+    arrived = torch.cat(
+        [
+            t.tensor.reshape(-1)
+            for t in watched.record
+            if not t.sent and t.role != "client" and t.tensor.dtype == ring.DTYPE
+        ]
+    )
     clear = torch.cat([s[(s != 0) & (s.abs() > 8)] for s in secrets])
     assert clear.numel() > 100 and not torch.isin(clear, arrived).any()
     ids = INPUTS["input_ids"]
-    assert not [t for t in watched.record if t.role != "client" and t.tensor.shape == ids.shape and torch.equal(t.tensor, ids)]
+    assert not [
+        t
+        for t in watched.record
+        if t.role != "client" and t.tensor.shape == ids.shape and torch.equal(t.tensor, ids)
+    ]
 
 
 def test_same_query_twice_is_masked_afresh(watched: Watched) -> None:
@@ -182,7 +216,9 @@ def test_same_query_twice_is_masked_afresh(watched: Watched) -> None:
     assert all(torch.equal(first[k], INPUTS["attention_mask"]) for k in same)
 
 
-def test_every_correlation_of_every_query_is_expanded_from_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_correlation_of_every_query_is_expanded_from_blocks_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No two expansions of one key in a run share an index, over several queries and all roles."""
     from secure_eval.randomness import Stream
 
@@ -234,7 +270,9 @@ def test_using_one_query_s_randomness_twice_raises() -> None:
 
 def test_protocols_have_no_way_to_reveal(protocol: type[Protocol]) -> None:
     forbidden = ("reveal", "decrypt", "reconstruct", "to_plain", "get_plain_text", "open")
-    assert not [n for n in dir(protocol) if not n.startswith("_") and n.startswith(forbidden) and n != "open_masked"]
+    assert not [
+        n for n in dir(protocol) if not n.startswith("_") and n.startswith(forbidden) and n != "open_masked"
+    ]
 
 
 def test_client_weights_and_queries_use_fresh_seeds_each_time() -> None:
@@ -242,14 +280,30 @@ def test_client_weights_and_queries_use_fresh_seeds_each_time() -> None:
     for _ in range(2):
         with secure_eval.compile(CASES["mul"].model(), CASES["mul"].inputs()) as secure:
             launcher: Any = secure._launcher
-            seeds += [*launcher._client._splitter._seeds, launcher._parties[0]._dealer._key, launcher._parties[1]._dealer._key]
+            seeds += [
+                *launcher._client._splitter._seeds,
+                launcher._parties[0]._dealer._key,
+                launcher._parties[1]._dealer._key,
+            ]
     assert len(set(seeds)) == len(seeds) == 6
 
 
-# -- the source ----------------------------------------------------------------------------------------------------------------------
+# -- the source --------------------------------------------------------------------------------------------
+# --------------------------
 
 FORBIDDEN_MODULES = {"random", "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
-FORBIDDEN_CALLS = ("torch.rand", "torch.normal", "torch.bernoulli", "torch.multinomial", "torch.manual_seed", "torch.Generator", "torch.load", "torch.save", "np.random", "numpy.random")
+FORBIDDEN_CALLS = (
+    "torch.rand",
+    "torch.normal",
+    "torch.bernoulli",
+    "torch.multinomial",
+    "torch.manual_seed",
+    "torch.Generator",
+    "torch.load",
+    "torch.save",
+    "np.random",
+    "numpy.random",
+)
 
 
 def dotted(node: ast.AST) -> str:
@@ -259,7 +313,9 @@ def dotted(node: ast.AST) -> str:
 
 
 def violations(tree: ast.AST) -> list[str]:
-    """Imports of other generators or of serialisers that run code, and calls that draw from torch's or numpy's generators."""
+    """Imports of other generators or of serialisers that run code, and calls that draw from torch's or
+    numpy's generators.
+    """
     found = []
     for node in ast.walk(tree):
         names = []
@@ -270,7 +326,16 @@ def violations(tree: ast.AST) -> list[str]:
         found += [n for n in names if n.split(".")[0] in FORBIDDEN_MODULES or n.startswith(FORBIDDEN_CALLS)]
         if isinstance(node, ast.Attribute):
             name = dotted(node)
-            inplace = node.attr in ("random_", "uniform_", "normal_", "bernoulli_", "exponential_", "randint_like", "rand_like", "randn_like")
+            inplace = node.attr in (
+                "random_",
+                "uniform_",
+                "normal_",
+                "bernoulli_",
+                "exponential_",
+                "randint_like",
+                "rand_like",
+                "randn_like",
+            )
             if name.startswith(FORBIDDEN_CALLS) or inplace:
                 found.append(name or node.attr)
     return found
@@ -285,14 +350,26 @@ def test_no_other_generator_and_nothing_unpickled() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["import random", "from random import choice", "import pickle as p", "import torch\ntorch.randn(3)", "import numpy as np\nnp.random.rand()", "x.uniform_()", "from numpy import random", "from torch import randint", "torch.load(f)"],
+    [
+        "import random",
+        "from random import choice",
+        "import pickle as p",
+        "import torch\ntorch.randn(3)",
+        "import numpy as np\nnp.random.rand()",
+        "x.uniform_()",
+        "from numpy import random",
+        "from torch import randint",
+        "torch.load(f)",
+    ],
 )
 def test_the_reader_of_the_source_notices(source: str) -> None:
     assert violations(ast.parse(source))
 
 
 def test_no_party_sees_more_than_its_view(watched: Watched) -> None:
-    """The parties' inputs are shares: the client sends each party at most one tensor per shared input, besides public inputs."""
+    """The parties' inputs are shares: the client sends each party at most one tensor per shared input,
+    besides public inputs.
+    """
     watched.secure(**INPUTS)
     sent: dict[str, list[tuple[int, ...]]] = {"party0": [], "party1": []}
     for t in watched.record:
@@ -300,4 +377,3 @@ def test_no_party_sees_more_than_its_view(watched: Watched) -> None:
             sent[t.peer].append(tuple(t.tensor.shape))
     public, embedded = tuple(INPUTS["attention_mask"].shape), (*INPUTS["input_ids"].shape, 8)
     assert sent == {"party0": [public], "party1": [public, embedded]}
-

@@ -34,12 +34,30 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def pair(timeout: float = 20) -> tuple[Tcp, Tcp]:
+_OPEN: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Any:
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
+def sockets() -> tuple[socket.socket, socket.socket]:
     a, b = socket.socketpair()
+    _OPEN.extend((a, b))
+    return a, b
+
+
+def pair(timeout: float = 20) -> tuple[Tcp, Tcp]:
+    a, b = sockets()
     return Tcp("party0", {"party1": a}, timeout=timeout), Tcp("party1", {"party0": b}, timeout=timeout)
 
 
-def swap(a: Any, b: Any, x: list[Tensor], y: list[Tensor], expect_x: list[TensorSpec] | None = None) -> list[Any]:
+def swap(
+    a: Any, b: Any, x: list[Tensor], y: list[Tensor], expect_x: list[TensorSpec] | None = None
+) -> list[Any]:
     """Party 0 sends x, party 1 sends y; each expects what the other sends unless said."""
     at_b = [TensorSpec.of(t) for t in x] if expect_x is None else expect_x
     return together(
@@ -62,7 +80,10 @@ def test_tcp_carries_shapes_dtypes_and_views() -> None:
     a, b = pair()
     for _ in range(3):
         at_a, at_b = swap(a, b, TENSORS, TENSORS[::-1])
-        assert all(torch.equal(got, sent) and got.dtype == sent.dtype for got, sent in zip(at_b, TENSORS, strict=True))
+        assert all(
+            torch.equal(got, sent) and got.dtype == sent.dtype
+            for got, sent in zip(at_b, TENSORS, strict=True)
+        )
         assert all(torch.equal(got, sent) for got, sent in zip(at_a, TENSORS[::-1], strict=True))
     a.close()
     b.close()
@@ -71,7 +92,10 @@ def test_tcp_carries_shapes_dtypes_and_views() -> None:
 def test_tcp_counts_payload_messages_and_rounds() -> None:
     a, b = pair()
     swap(a, b, [torch.zeros(3), torch.zeros(2, dtype=torch.uint8)], [torch.zeros(5)])
-    together(lambda: a.exchange({"party1": [torch.zeros(1)]}, {}, rounds=0), lambda: b.exchange({}, {"party0": [TensorSpec((1,), torch.float32)]}))
+    together(
+        lambda: a.exchange({"party1": [torch.zeros(1)]}, {}, rounds=0),
+        lambda: b.exchange({}, {"party0": [TensorSpec((1,), torch.float32)]}),
+    )
     counts = a.ledger.counts
     assert (counts.bytes, counts.messages, counts.rounds) == (3 * 4 + 2 + 4, 2, 1)
     counts = b.ledger.counts
@@ -107,9 +131,11 @@ def header(magic: bytes, number: int, length: int) -> bytes:
     return struct.pack("!4sIQ", magic, number, length)
 
 
-@pytest.mark.parametrize("wrong", [header(b"SRD1", 1, 8), header(b"SRD1", 0, 9), header(b"HTTP", 0, 8), header(b"SRD1", 0, 2**60)])
+@pytest.mark.parametrize(
+    "wrong", [header(b"SRD1", 1, 8), header(b"SRD1", 0, 9), header(b"HTTP", 0, 8), header(b"SRD1", 0, 2**60)]
+)
 def test_tcp_refuses_wrong_headers(wrong: bytes) -> None:
-    mine, theirs = socket.socketpair()
+    mine, theirs = sockets()
     transport = Tcp("party1", {"party0": mine}, timeout=5)
     theirs.sendall(wrong + bytes(8))
     with pytest.raises(TransportError, match="expected message 0 of 8 bytes"):
@@ -117,7 +143,7 @@ def test_tcp_refuses_wrong_headers(wrong: bytes) -> None:
 
 
 def test_tcp_refuses_a_repeated_message() -> None:
-    mine, theirs = socket.socketpair()
+    mine, theirs = sockets()
     transport = Tcp("party1", {"party0": mine}, timeout=5)
     theirs.sendall((header(b"SRD1", 0, 8) + bytes(8)) * 2)
     transport.exchange({}, {"party0": [TensorSpec((1,))]})
@@ -126,7 +152,7 @@ def test_tcp_refuses_a_repeated_message() -> None:
 
 
 def test_tcp_reports_a_peer_that_goes_away() -> None:
-    mine, theirs = socket.socketpair()
+    mine, theirs = sockets()
     transport = Tcp("party1", {"party0": mine}, timeout=5)
     theirs.sendall(header(b"SRD1", 0, 8) + bytes(3))
     theirs.close()
@@ -148,14 +174,25 @@ def in_process(timeout: float = 20) -> tuple[InProcess, InProcess, Hub]:
 def test_in_process_carries_and_counts() -> None:
     a, b, _ = in_process()
     at_a, at_b = swap(a, b, TENSORS, [torch.ones(2)])
-    assert all(torch.equal(got, sent) for got, sent in zip(at_b, TENSORS, strict=True)) and torch.equal(at_a[0], torch.ones(2))
-    assert a.ledger.counts.bytes == sum(t.numel() * t.element_size() for t in TENSORS) and b.ledger.counts.bytes == 8
+    assert all(torch.equal(got, sent) for got, sent in zip(at_b, TENSORS, strict=True)) and torch.equal(
+        at_a[0], torch.ones(2)
+    )
+    assert (
+        a.ledger.counts.bytes == sum(t.numel() * t.element_size() for t in TENSORS)
+        and b.ledger.counts.bytes == 8
+    )
     assert a.ledger.counts.rounds == b.ledger.counts.rounds == a.ledger.counts.messages == 1
 
 
 @pytest.mark.parametrize(
     "expected",
-    [[TensorSpec((4,))], [TensorSpec((2, 1))], [TensorSpec((2,), torch.int32)], [], [TensorSpec((2,)), TensorSpec((1,))]],
+    [
+        [TensorSpec((4,))],
+        [TensorSpec((2, 1))],
+        [TensorSpec((2,), torch.int32)],
+        [],
+        [TensorSpec((2,)), TensorSpec((1,))],
+    ],
 )
 def test_in_process_refuses_other_shapes_types_and_numbers(expected: list[TensorSpec]) -> None:
     a, b, _ = in_process()
@@ -177,6 +214,12 @@ def test_in_process_silence_and_abort() -> None:
 
 def test_counting_counts_the_same_without_values() -> None:
     counting = Counting("party0")
-    received = counting.exchange({"party1": [torch.empty(3, 4, device="meta")]}, {"party1": [TensorSpec((5,), torch.uint8)]})
+    received = counting.exchange(
+        {"party1": [torch.empty(3, 4, device="meta")]}, {"party1": [TensorSpec((5,), torch.uint8)]}
+    )
     assert received["party1"][0].shape == (5,) and received["party1"][0].device.type == "meta"
-    assert (counting.ledger.counts.bytes, counting.ledger.counts.rounds, counting.ledger.counts.messages) == (48, 1, 1)
+    assert (counting.ledger.counts.bytes, counting.ledger.counts.rounds, counting.ledger.counts.messages) == (
+        48,
+        1,
+        1,
+    )
