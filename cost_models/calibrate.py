@@ -1,93 +1,152 @@
-"""Measures a device: the few rates that turn counted work into seconds."""
+"""Measures a device: the few rates that turn counted work into seconds.
+
+The rates are those that the engine reaches. Small programs, each heavy in another kind of work, are counted and then run by one party
+without peers (`replay.py`); the rates are the non-negative ones that explain the measured seconds best.
+"""
 
 from __future__ import annotations
 
 import platform
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from time import perf_counter
 
 import torch
+from torch import Tensor, nn
 
+import secure_eval
 from cost_models.profile_files import Device
-from secure_eval import ring
+from cost_models.replay import replay
 from secure_eval.randomness import Stream, new_seed
+from secure_eval.transport import Tcp, TensorSpec
 
-_MATMULS = (
-    (128, 384, 384),
-    (512, 384, 1536),
-    (512, 1536, 384),
-    (128, 768, 768),
-    (128, 768, 3072),
-    (128, 3072, 768),
-)
-_ELEMENTS = 1 << 20
+Progress = Callable[[int, int, str], None]
+_PINGS = 300
+_RANDOM = 1 << 17
 
 
-def _best(step: Callable[[], object], sync: Callable[[], None], budget: float = 0.4) -> float:
-    """Seconds of the fastest of several runs: the machine's own rate, other load left out."""
-    step()
-    best, spent = float("inf"), 0.0
-    while spent < budget:
-        started = perf_counter()
-        step()
-        sync()
-        taken = perf_counter() - started
-        best, spent = min(best, taken), spent + taken
-    return best
+class _Chain(nn.Module):
+    """Many small dependent steps: what an operation costs however little it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(12):
+            x = torch.relu(x * x - 0.5)
+        return x
 
 
-def calibrate(device: str = "cpu", progress: Callable[[int, int, str], None] | None = None) -> Device:
-    """Measures ring matrix products, elementwise traffic, the generator and the cost of a small operation. Some seconds.
+class _FeedForward(nn.Module):
+    def __init__(self, width: int, activation: nn.Module):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.activation, self.norm = activation, nn.LayerNorm(width)
 
-    Rates are those of one party with torch's current number of threads.
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.down(self.activation(self.up(x))))
+
+
+class _Attention(nn.Module):
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        return torch.softmax(q @ k.transpose(-1, -2), -1) @ k
+
+
+def _programs() -> list[tuple[str, secure_eval.Program]]:
+    head = torch.zeros(8, 32, 32)
+    modules: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = [
+        ("small steps", _Chain(), (torch.zeros(16),)),
+        ("comparisons", nn.ReLU(), (torch.zeros(1 << 17),)),
+        ("polynomials", nn.GELU(), (torch.zeros(1 << 16),)),
+        ("matrix products", nn.Linear(768, 3072), (torch.zeros(128, 768),)),
+        ("feed-forward layer, 32 x 384", _FeedForward(384, nn.GELU()), (torch.zeros(32, 384),)),
+        ("feed-forward layer, 128 x 256", _FeedForward(256, nn.ReLU()), (torch.zeros(128, 256),)),
+        ("attention", _Attention(), (head, head)),
+    ]
+    return [(name, secure_eval.capture(module.eval(), inputs)) for name, module, inputs in modules]
+
+
+def calibrate(device: str = "cpu", progress: Progress | None = None) -> Device:
+    """Measures local work, the generator and the handling of a round's messages, in under a minute.
+
+    Rates are those of one party with torch's current number of threads. Raises ValueError if the measurements explain no positive rate.
     """
     where = torch.device(device)
-    sync: Callable[[], None] = torch.cuda.synchronize if where.type == "cuda" else (lambda: None)
-    stream = Stream(new_seed(), "calibration")
-
-    def uniform(index: int, *shape: int) -> torch.Tensor:
-        return stream.tensor(index, shape, device=where)
-
-    steps = len(_MATMULS) + 3
-    total_macs = total_seconds = 0.0
-    for i, (m, k, n) in enumerate(_MATMULS):
+    programs = _programs()
+    steps = len(programs) + 2
+    rows, seconds = [], []
+    protocol = secure_eval.protocols.get("dealer2pc")
+    for i, (name, program) in enumerate(programs):
         if progress:
-            progress(i, steps, f"ring matmul {m}x{k}x{n}")
-        x, w = uniform(2 * i, m, k), uniform(2 * i + 1, n, k).t()
-        total_seconds += _best(lambda x=x, w=w: ring.matmul(x, w), sync)  # type: ignore[misc]
-        total_macs += m * k * n
+            progress(i, steps, name)
+        counted = secure_eval.count(program, protocol).roles["online"]["party0"]
+        measured = replay(program, protocol, device)
+        assert measured.seconds is not None
+        rows.append((counted.macs, counted.traffic_bytes, counted.kernels))
+        seconds.append(measured.seconds)
+    per_mac, per_byte, per_kernel = _non_negative(rows, seconds)
     if progress:
-        progress(len(_MATMULS), steps, "elementwise")
-    a, b = uniform(100, _ELEMENTS), uniform(101, _ELEMENTS)
-    elementwise = _best(lambda: (a * b + a) >> 3, sync)
+        progress(len(programs), steps, "generator")
+    generator = _generator(where)
     if progress:
-        progress(len(_MATMULS) + 1, steps, "generator")
-    numbers = iter(range(1000, 1 << 40))
-    generator = _best(lambda: stream.tensor(next(numbers), (_ELEMENTS,), device=where), sync)
-    if progress:
-        progress(len(_MATMULS) + 2, steps, "small operations")
-    small = uniform(102, 16)
-
-    def many() -> None:
-        value = small
-        for _ in range(1000):
-            value = value + small
-
-    overhead = _best(many, sync) / 1000
+        progress(len(programs) + 1, steps, "messages")
+    round_s = _round()
     if progress:
         progress(steps, steps, "done")
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name()
     return Device(
         name=where.type,
-        macs_per_s=total_macs / total_seconds,
-        traffic_bytes_per_s=3 * 3 * 8 * _ELEMENTS / elementwise,
-        random_bytes_per_s=8 * _ELEMENTS / generator,
-        kernel_s=overhead,
+        macs_per_s=1 / per_mac,
+        traffic_bytes_per_s=1 / per_byte,
+        random_bytes_per_s=generator,
+        kernel_s=per_kernel,
+        round_s=round_s,
         hardware=f"{name}, {torch.get_num_threads()} thread(s) a party",
         versions=f"torch {torch.__version__}, Python {platform.python_version()}",
         date=date.today().isoformat(),
     )
+
+
+def _non_negative(rows: list[tuple[float, float, float]], seconds: list[float]) -> tuple[float, float, float]:
+    """Least squares in relative error for seconds = rows @ x, x > 0."""
+    a = torch.tensor(rows, dtype=torch.float64) / torch.tensor(seconds, dtype=torch.float64)[:, None]
+    unit = a.amax(0)
+    a = a / unit
+    x = torch.full((a.shape[1],), 0.1, dtype=torch.float64)
+    target = a.T @ torch.ones(len(seconds), dtype=torch.float64)
+    for _ in range(20000):  # multiplicative updates (Lee and Seung, 2001) stay positive
+        x = x * target / (a.T @ (a @ x))
+    x = x / unit
+    if not bool((x > 0).all()):
+        raise ValueError(f"calibration explains no positive rates: {x.tolist()} from {seconds}")
+    return float(x[0]), float(x[1]), float(x[2])
+
+
+def _generator(where: torch.device) -> float:
+    """Bytes a second of the generator, for tensors of about the size that a query uses."""
+    stream = Stream(new_seed(), "calibration")
+    count = 200
+    started = perf_counter()
+    for index in range(count):
+        stream.tensor(index, (_RANDOM,), device=where)
+    return count * _RANDOM * 8 / (perf_counter() - started)
+
+
+def _round() -> float:
+    """Seconds that handling one round of small messages takes, with sockets of this machine."""
+    ends = [Tcp(name, {peer: end}) for name, peer, end in zip("ab", "ba", socket.socketpair(), strict=True)]
+    small = torch.zeros(8, dtype=torch.int64)
+
+    def pings(transport: Tcp, peer: str) -> float:
+        started = perf_counter()
+        for _ in range(_PINGS):
+            transport.exchange({peer: [small]}, {peer: [TensorSpec((8,))]})
+        return (perf_counter() - started) / _PINGS
+
+    with ThreadPoolExecutor(2) as pool:
+        taken = list(pool.map(pings, ends, "ba"))
+    for end in ends:
+        end.close()
+    return max(taken)
 
 
 def _cpu_name() -> str:

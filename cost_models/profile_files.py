@@ -35,7 +35,8 @@ class Device:
     """What one party's device does a second, measured by `sordino calibrate`.
 
     `macs_per_s`: ring multiply-accumulates; `traffic_bytes_per_s`: memory read and written by elementwise steps;
-    `random_bytes_per_s`: expanded from seeds; `kernel_s`: seconds that a tensor operation costs however small it is.
+    `random_bytes_per_s`: expanded from seeds; `kernel_s`: seconds that a tensor operation costs however small it is;
+    `round_s`: seconds that sending and receiving one round's messages costs besides the network.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Device:
     traffic_bytes_per_s: float
     random_bytes_per_s: float
     kernel_s: float
+    round_s: float = 0.0
     hardware: str = ""
     versions: str = ""
     date: str = ""

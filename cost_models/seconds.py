@@ -46,6 +46,7 @@ def seconds(
         + counts.traffic_bytes / d.traffic_bytes_per_s
         + counts.random_bytes / d.random_bytes_per_s
         + counts.kernels * d.kernel_s
+        + counts.rounds * d.round_s
     )
     waiting = (
         counts.rounds * (n.round_trip_s / 2 + n.message_overhead_s) + counts.bytes / n.bandwidth_bytes_per_s

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
-from recipes.errors import ContractMissed
+from recipes import printing
+from recipes.errors import ContractMissed, complain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,7 +90,7 @@ def run_command(recipe: RecipeName, out: Out = None) -> None:
         folder = outcome.path
     except ContractMissed as missed:
         contract, folder = missed, missed.path
-    _print_summary(folder)
+    printing.summary(folder)
     typer.echo(f"Report: {folder / 'report.html'}\nModel:  {folder / 'model'}")
     if contract is not None:
         raise contract
@@ -106,7 +107,7 @@ def search_command(recipe: RecipeName, out: Out = None) -> None:
     outcome = runner.run(
         runner.find(recipe), out, until="search", command=_command_line(), reporter=_reporter()
     )
-    _print_front(outcome.path)
+    printing.front(outcome.path)
 
 
 @command
@@ -120,7 +121,7 @@ def distill_command(recipe: RecipeName, out: Out = None) -> None:
     outcome = runner.run(
         runner.find(recipe), out, until="distill", command=_command_line(), reporter=_reporter()
     )
-    _print_trained(outcome.path)
+    printing.trained(outcome.path)
 
 
 @command
@@ -152,7 +153,7 @@ def verify_command(
     if json_output:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _print_verification(found)
+        printing.verification(found)
     if verification.differs(found):
         raise ContractMissed("counted bytes or rounds differ from the predicted ones", Path(model))
 
@@ -203,7 +204,7 @@ def report_command(
     if json_output:
         typer.echo(record.model_dump_json(indent=2))
         return
-    _print_summary(folder)
+    printing.summary(folder)
     typer.echo("\n".join(f"Wrote {path}" for path in written))
 
 
@@ -240,12 +241,14 @@ def cost_command(
     if json_output:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _print_cost(found)
+        printing.cost(found)
 
 
 @command
 def calibrate_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the profile.")] = Path("device.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the profile.")] = Path(
+        "device.yaml"
+    ),
 ) -> None:
     """Measure how fast this machine computes, for `--device` and a recipe's `secure.device`.
 
@@ -271,7 +274,7 @@ def doctor_command(json_output: Json = False) -> None:
     if json_output:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _print_doctor(found)
+        printing.doctor(found)
     if found["problems"]:
         raise typer.Exit(1)
 
@@ -305,28 +308,23 @@ def _errors() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        _complain("stopped; start the same command again and it goes on where it was")
+        complain("stopped; start the same command again and it goes on where it was")
         raise typer.Exit(130) from None
     except ContractMissed as missed:
-        _complain(str(missed))
+        complain(str(missed))
         raise typer.Exit(1) from None
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SORDINO_DEBUG"):
             raise
-        _complain(str(error) or type(error).__name__)
+        complain(str(error) or type(error).__name__)
         raise typer.Exit(2) from None
     except Exception as error:
         if os.environ.get("SORDINO_DEBUG"):
             raise
-        _complain(
+        complain(
             f"{type(error).__name__}: {error}\nThis is a fault of Sordino's; `sordino --debug …` shows where."
         )
         raise typer.Exit(3) from None
-
-
-def _complain(message: str) -> None:
-    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
 
 
 def _warn_of_shadowed_packages() -> None:
@@ -337,7 +335,7 @@ def _warn_of_shadowed_packages() -> None:
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is not None and origin.parent.parent != home:
-            _complain(
+            complain(
                 f"the package {name!r} is imported from {origin.parent}, which is not Sordino's; "
                 "see `sordino doctor`"
             )
@@ -355,150 +353,6 @@ def _reporter(quiet: bool = False):  # type: ignore[no-untyped-def]
     from recipes.progress import Reporter
 
     return Reporter(Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True))
-
-
-def _table(title: str, header: list[str], rows: list[list[str]], bold: int | None = None) -> None:
-    """A table on standard output, wide enough for its columns where there is no terminal that says
-    otherwise."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for position, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if position == 0 else "right", overflow="fold")
-    for number, row in enumerate(rows):
-        table.add_row(*(Text(cell) for cell in row), style="bold green" if number == bold else None)
-    console.print(table)
-
-
-def _print_summary(folder: Path) -> None:
-    from results import wording
-    from results.record import read
-
-    record = read(folder / "record.json")
-    header, rows = wording.summary(record)
-    chosen = next((i for i, model in enumerate(record.headline()) if model.id == record.chosen), None)
-    _table(record.title or record.name, header, rows, chosen)
-    typer.echo(wording.headline(record))
-
-
-def _print_front(folder: Path) -> None:
-    from recipes.files import read_json
-    from results import wording
-
-    front = read_json(folder / "search" / "front.json")
-    points = [p for p in front["evaluated"] if p["id"] in front["points"] or p["names"]]
-    rows = []
-    for point in sorted(points, key=lambda p: p["seconds"]):
-        tally: dict[str, int] = {}
-        for variant in point["architecture"]["sites"].values():
-            tally[variant] = tally.get(variant, 0) + 1
-        made_of = ", ".join(f"{variant} ×{n}" for variant, n in sorted(tally.items())) or "exact"
-        kl, online = point["scores"]["kl"], point["cost"]["online"]
-        name = point["names"][0] if point["names"] else point["id"]
-        row = [name, wording.number(kl), wording.seconds(point["seconds"]), wording.size(online["bytes"])]
-        rows.append([*row, wording.count(online["rounds"]), made_of])
-    header = [
-        "candidate",
-        "KL, untrained",
-        f"predicted {front['network']}",
-        "online bytes",
-        "rounds",
-        "made of",
-    ]
-    _table("The front and the named baselines", header, rows)
-
-
-def _print_trained(folder: Path) -> None:
-    from recipes.files import read_json
-    from results import wording
-
-    found = [read_json(path) for path in sorted((folder / "distill").glob("*/result.json"))]
-    rows = [
-        [r["title"], f"{r['validation']:.4f}", wording.percent(r["agreement"]), f"{r['seconds']:.0f}"]
-        for r in found
-    ]
-    _table("Distilled models", ["model", "validation score", "agreement", "training seconds"], rows)
-
-
-def _print_verification(found: dict[str, Any]) -> None:
-    from results import wording
-
-    rows = []
-    for phase in ("setup", "offline", "online"):
-        predicted, measured = found["predicted"][phase], found["measured"][phase]
-        same = (predicted["bytes"], predicted["rounds"]) == (measured["bytes"], measured["rounds"])
-        row = [phase, wording.count(predicted["bytes"]), wording.count(measured["bytes"])]
-        row += [
-            wording.count(predicted["rounds"]),
-            wording.count(measured["rounds"]),
-            "yes" if same else "NO",
-        ]
-        rows.append([*row, wording.seconds(measured["seconds"])])
-    header = [
-        "phase",
-        "predicted bytes",
-        "counted bytes",
-        "predicted rounds",
-        "counted rounds",
-        "equal",
-        "measured",
-    ]
-    _table(f"{found['protocol']}, {found['samples']} examples, parties as {found['parties']}", header, rows)
-    accuracy = found["accuracy"]
-    typer.echo(
-        f"Score {accuracy['secure']:.4f} under MPC, {accuracy['plaintext']:.4f} in plaintext on the same "
-        "examples; "
-        f"agreement {wording.percent(found['agreement'])}, largest logit error {found['max_logit_error']:.2g}"
-    )
-
-
-def _print_cost(found: dict[str, Any]) -> None:
-    from results import wording
-
-    online, seconds = found["online"], found["seconds"]
-    title = f"{found['model']} on {found['protocol']}, {found['network']}, {found['device']}"
-    rows = [
-        [
-            "set-up, once a model",
-            wording.size(found["setup"]["bytes"]),
-            wording.count(found["setup"]["rounds"]),
-        ],
-        ["offline, a query", wording.size(found["offline"]["bytes"]), wording.ABSENT],
-        ["online, a query", wording.size(online["bytes"]), wording.count(online["rounds"])],
-    ]
-    _table(title, ["phase", "bytes", "rounds"], rows)
-    shown = sorted(found["by_site"], key=lambda site: -site["bytes"])[:12]
-    rows = [[s["site"], wording.size(s["bytes"]), wording.count(s["rounds"])] for s in shown]
-    if rows:
-        _table(f"The dearest of {len(found['by_site'])} modules, online", ["module", "bytes", "rounds"], rows)
-    typer.echo(
-        f"One online query: {wording.seconds(seconds['total'])} = compute "
-        f"{wording.seconds(seconds['compute'])} "
-        f"+ network {wording.seconds(seconds['network'])}; {online['macs']:,} multiply-accumulates"
-    )
-
-
-def _print_doctor(found: dict[str, Any]) -> None:
-    from results import wording
-
-    hardware = found["hardware"]
-    memory = wording.size(hardware["memory_bytes"])
-    typer.echo(f"{hardware['processor']}: {hardware['cores']} cores, {memory}; {hardware['system']}")
-    rows = [[name, version or "not installed"] for name, version in found["versions"].items()]
-    _table("Needed", ["package", "version"], rows)
-    rows = [
-        [name, entry["version"] or "not installed", entry["for"]] for name, entry in found["extras"].items()
-    ]
-    _table("Optional", ["package", "version", "for"], rows)
-    for line in found["problems"]:
-        _complain(line)
-    if not found["problems"]:
-        typer.echo("No problem found.")
 
 
 def _about(path: Path) -> str:

@@ -30,6 +30,14 @@ class Locked(RecipeError):
     """Another live run works in the same directory."""
 
 
+def complain(message: str) -> None:
+    """Say on standard error that something is wrong."""
+    import typer
+
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+
+
 def suggestion(word: object, allowed: Iterable[str]) -> str:
     """ ", did you mean 'epochs'? allowed: …": the nearest allowed word, if one is near, and the list."""
     names = list(allowed)

@@ -99,7 +99,8 @@ def disclosure(protocol: str) -> list[str]:
     from secure_eval import protocols
 
     described = protocols.get(protocol)
-    return [described.adversary, *described.disclosure]
+    visible = [f"Visible {line}" if line.startswith("to ") else line for line in described.disclosure]
+    return [f"Adversary: {described.adversary}", *visible]
 
 
 def _teacher(context: Context, choice: dict[str, Any]) -> Candidate:

@@ -70,7 +70,7 @@ def run(
     # Heavy from here on: reading a recipe asks the registries for the names it may use.
     from recipes import preflight
     from recipes.context import Context
-    from recipes.schema import parse
+    from recipes.reading import parse
 
     quiet_libraries()
     recipe = parse(text, str(recipe_path))

@@ -96,8 +96,7 @@ def secure_run(
     return {
         "predicted": predicted,
         "measured": measured,
-        "equal": all(one == wanted for one in counted)
-        and all(one == predicted["by_role"] for one in roles),
+        "equal": all(one == wanted for one in counted) and all(one == predicted["by_role"] for one in roles),
         "secure": {
             "samples": count,
             "accuracy": distill.score(answers, labels, kind),

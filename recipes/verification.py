@@ -13,8 +13,8 @@ from recipes.costs import counts_of
 from recipes.errors import RecipeError, suggestion
 from recipes.pricing import described
 from recipes.progress import Reporter
+from recipes.reading import parse
 from recipes.rundir import RunDirectory
-from recipes.schema import parse
 from recipes.secure_run import secure_run
 
 PARTIES = ("processes", "threads")

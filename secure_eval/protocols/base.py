@@ -24,10 +24,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from secure_eval import ring
 from secure_eval.correlations import Correlation, Fields, Source
@@ -102,12 +104,14 @@ class Bilinear:
 
     def shape(self, x: Sequence[int], y: Sequence[int]) -> tuple[int, ...]:
         """Shape of the result for operands of shapes x and y."""
-        return tuple(
-            self(
-                torch.empty(tuple(x), dtype=ring.DTYPE, device="meta"),
-                torch.empty(tuple(y), dtype=ring.DTYPE, device="meta"),
-            ).shape
-        )
+        return _result_shape(self, tuple(x), tuple(y))
+
+
+@lru_cache(maxsize=1 << 12)
+def _result_shape(op: Bilinear, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+    # Asking for a shape is no work of the computation: nobody who counts work may see it.
+    with _disable_current_modes():
+        return tuple(op(*(torch.empty(shape, dtype=ring.DTYPE, device="meta") for shape in (x, y))).shape)
 
 
 MUL, MATMUL, LINEAR = Bilinear("mul"), Bilinear("matmul"), Bilinear("linear")

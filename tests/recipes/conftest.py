@@ -92,7 +92,10 @@ def tiny_recipe(folder: Path, **changes: Any) -> Path:
         "secure": {"sequence_length": 12},
         "search": {
             "trials": 12,
-            "sites": {"softmax": ["exact", "2quad", "power4"], "activation": ["exact", "quad", "quad_channel"]},
+            "sites": {
+                "softmax": ["exact", "2quad", "power4"],
+                "activation": ["exact", "quad", "quad_channel"],
+            },
             "limits": {"baseline": "mpcformer"},
             "calibration_samples": 64,
             "validation_samples": 32,

@@ -87,7 +87,9 @@ def test_a_zombie_is_dead() -> None:
 
 
 def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text(json.dumps({"pid": 2**22 + 1, "started": "1", "host": os.uname().nodename}))
+    (tmp_path / "lock").write_text(
+        json.dumps({"pid": 2**22 + 1, "started": "1", "host": os.uname().nodename})
+    )
     inside, most, refused = 0, 0, 0
     guard, barrier = threading.Lock(), threading.Barrier(8)
 

@@ -129,7 +129,10 @@ def test_predicted_counts_are_the_measured_ones(finished: tuple[Path, Any]) -> N
         assert model["equal"] is True
         for phase in ("setup", "offline", "online"):
             for count in ("bytes", "rounds"):
-                assert model["predicted"][phase][count] == model["measured"][phase][count], (model["id"], phase)
+                assert model["predicted"][phase][count] == model["measured"][phase][count], (
+                    model["id"],
+                    phase,
+                )
         assert model["measured"]["constant"] is True
         assert model["secure"]["max_logit_error"] < 0.1
 
@@ -176,7 +179,14 @@ def test_a_change_runs_again_only_what_it_touches(copy: Path, recipe: Path, tmp_
     other.write_text(yaml.safe_dump(changed))
     result = sordino("run", other, "--out", copy)
     assert result.returncode == 0, result.stderr
-    for line in ("data", "teacher", "calibrate", "search", "distill MPCFormer (Quad + 2Quad)", "predict and choose"):
+    for line in (
+        "data",
+        "teacher",
+        "calibrate",
+        "search",
+        "distill MPCFormer (Quad + 2Quad)",
+        "predict and choose",
+    ):
         assert f"{line}: done before" in result.stderr
     assert "verify teacher: done in" in result.stderr
     assert record_of(copy)["teacher"]["secure"]["samples"] == 3
@@ -251,7 +261,9 @@ def test_verify_command(finished: tuple[Path, Any]) -> None:
     assert found["predicted"]["online"]["bytes"] == chosen["predicted"]["online"]["bytes"]
 
 
-def test_report_and_cost_and_export_commands(finished: tuple[Path, Any], copy: Path, recipe: Path, tmp_path: Path) -> None:
+def test_report_and_cost_and_export_commands(
+    finished: tuple[Path, Any], copy: Path, recipe: Path, tmp_path: Path
+) -> None:
     (copy / "report.html").unlink()
     result = sordino("report", copy)
     assert result.returncode == 0, result.stderr
@@ -307,9 +319,10 @@ def test_killed_and_started_again(
 
 
 @pytest.mark.long
-def test_parties_as_processes(copy: Path, recipe: Path) -> None:
+def test_parties_as_processes_and_a_program(copy: Path, recipe: Path) -> None:
     changed = yaml.safe_load(recipe.read_text())
     changed["verify"] |= {"parties": "processes", "candidates": 2}
+    changed["export"] = {"formats": ["transformers", "torch_export"]}
     other = recipe.with_name("processes.yaml")
     other.write_text(yaml.safe_dump(changed))
     result = sordino("run", other, "--out", copy)
@@ -317,3 +330,16 @@ def test_parties_as_processes(copy: Path, recipe: Path) -> None:
     record = record_of(copy)
     assert record["teacher"]["measured"]["parties"] == "processes"
     assert record["teacher"]["equal"] is True
+
+    import torch
+
+    import distill
+
+    student = distill.restore(copy / f"distill/{record['chosen']}/model")
+    inputs = {
+        name: torch.ones(1, 12, dtype=torch.long)
+        for name in ("attention_mask", "input_ids", "token_type_ids")
+    }
+    program = torch.export.load(copy / "model" / "program.pt2").module()
+    with torch.no_grad():
+        assert torch.allclose(program(**inputs).logits, student(**inputs).logits, atol=1e-5)

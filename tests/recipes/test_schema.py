@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from recipes.errors import RecipeError
+from recipes.reading import parse
 from recipes.run import find, shipped
-from recipes.schema import Recipe, dump, parse, section
+from recipes.schema import Recipe, dump, section
 
 
 def base() -> dict[str, Any]:
@@ -36,11 +37,23 @@ def test_only_the_teacher_is_required() -> None:
     ("key", "value", "expected"),
     [
         ("distill", {"epohcs": 3}, ["at $.distill.epohcs", "unknown key", "layerwise_epochs"]),
-        ("distill", {"layerwise_epoch": 3}, ["at $.distill.layerwise_epoch", "did you mean 'layerwise_epochs'?"]),
+        (
+            "distill",
+            {"layerwise_epoch": 3},
+            ["at $.distill.layerwise_epoch", "did you mean 'layerwise_epochs'?"],
+        ),
         ("serach", {}, ["at $.serach", "did you mean 'search'?", "allowed: name, seed, teacher"]),
         ("search", {"limits": {"latency": 5}}, ["at $.search.limits.latency", "did you mean 'latency_s'?"]),
-        ("search", {"sites": {"softmax": ["2quat"]}}, ["at $.search.sites", "did you mean '2quad'?", "allowed: exact"]),
-        ("search", {"sites": {"sofmax": ["exact"]}}, ["unknown kind of site 'sofmax'", "did you mean 'softmax'?"]),
+        (
+            "search",
+            {"sites": {"softmax": ["2quat"]}},
+            ["at $.search.sites", "did you mean '2quad'?", "allowed: exact"],
+        ),
+        (
+            "search",
+            {"sites": {"sofmax": ["exact"]}},
+            ["unknown kind of site 'sofmax'", "did you mean 'softmax'?"],
+        ),
         ("search", {"sites": {}}, ["no kind of site is named"]),
         ("search", {"objectives": ["kl"]}, ["at $.search.objectives", "both 'kl' and 'seconds'"]),
         ("search", {"trials": 0}, ["at $.search.trials", "greater than or equal to 1"]),
@@ -67,8 +80,12 @@ def test_a_fault_says_where_and_what_is_allowed(key: str, value: Any, expected: 
 
 
 def test_every_fault_in_one_message() -> None:
-    data = base() | {"distill": {"epohcs": 3}, "secure": {"protocol": "nope"}, "search": {"sites": {"softmax": ["x"]}}}
-    data["teacher"]["task"]["data"]["lable"] = "l"  # type: ignore[index]
+    data = base() | {
+        "distill": {"epohcs": 3},
+        "secure": {"protocol": "nope"},
+        "search": {"sites": {"softmax": ["x"]}},
+    }
+    data["teacher"]["task"]["data"]["lable"] = "l"
     message = fault(data)
     for place in ("$.distill.epohcs", "$.secure.protocol", "$.search.sites", "$.teacher.task.data.lable"):
         assert place in message, message
@@ -104,7 +121,10 @@ def test_a_limit_on_a_baseline_that_is_left_out() -> None:
     ("text", "expected"),
     [
         ("teacher:\n  a: [1,\n  b: 2\n", "while parsing a flow sequence that began in line 2"),
-        ("teacher: {}\nsecure: {}\nteacher: {}\n", "line 3, column 1: the key 'teacher' is given twice, first in line 1"),
+        (
+            "teacher: {}\nsecure: {}\nteacher: {}\n",
+            "line 3, column 1: the key 'teacher' is given twice, first in line 1",
+        ),
         ("teacher:\n\tcheckpoint: x\n", "line 2"),
         ("- a\n- b\n", "a recipe is a mapping"),
         ("", "a recipe is a mapping"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import results
 from results import figures
+from results.front import front
 from results.record import Record
 
 
@@ -28,15 +30,33 @@ def test_page_is_self_contained(record: Record) -> None:
 
 def test_page_says_what_matters(record: Record) -> None:
     page = page_without_scripts(results.render_html(record))
-    for text in ("94.9 %", "13.6 s", "They are, in every row.", "semi-honest", "sordino run quickstart", "A CPU, 2 cores"):
+    for text in (
+        "94.9 %",
+        "13.6 s",
+        "They are, in every row.",
+        "semi-honest",
+        "sordino run quickstart",
+        "A CPU, 2 cores",
+    ):
         assert text in page, text
-    for section in ("summary", "front", "architecture", "cost", "checked", "training", "visible", "reproduce"):
+    for section in (
+        "summary",
+        "front",
+        "architecture",
+        "cost",
+        "checked",
+        "training",
+        "visible",
+        "reproduce",
+    ):
         assert f'id="{section}"' in page, section
 
 
 def test_names_from_a_record_are_escaped(record: Record) -> None:
     nasty = "</script><b>x</b>"
-    html = results.render_html(record.model_copy(update={"name": nasty, "title": nasty, "recipe_text": nasty}))
+    html = results.render_html(
+        record.model_copy(update={"name": nasty, "title": nasty, "recipe_text": nasty})
+    )
     assert nasty not in html
     candidate = record.candidates[0].model_copy(update={"title": nasty})
     html = results.render_html(record.model_copy(update={"candidates": [candidate]}))
@@ -69,7 +89,7 @@ def test_stacked_bars_add_up_to_the_prediction(record: Record) -> None:
 
 
 def test_a_figure_without_data_is_left_out(record: Record) -> None:
-    bare = {"predicted": None, "measured": None, "secure": None, "training": []}
+    bare: dict[str, Any] = {"predicted": None, "measured": None, "secure": None, "training": []}
     empty = record.model_copy(
         update={
             "teacher": record.teacher.model_copy(update=bare),
@@ -86,7 +106,7 @@ def test_a_figure_without_data_is_left_out(record: Record) -> None:
 
 
 def test_kl_of_zero_has_a_place_on_the_log_axis(record: Record) -> None:
-    figure = figures.front(record)
+    figure = front(record)
     assert figure is not None
     assert all(min(_values(trace["y"])) > 0 for trace in figure["data"])
 

@@ -10,7 +10,14 @@ from results.record import Record
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0, "0 B"), (999, "999 B"), (1_000, "1 kB"), (1_234_567, "1.23 MB"), (85_000_000_000, "85 GB")],
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1 kB"),
+        (1_234_567, "1.23 MB"),
+        (85_000_000_000, "85 GB"),
+    ],
 )
 def test_size(value: float | None, text: str) -> None:
     assert wording.size(value) == text
@@ -18,7 +25,15 @@ def test_size(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0, "0 s"), (2e-5, "20 µs"), (0.0123, "12.3 ms"), (1.5, "1.5 s"), (49.14, "49.1 s"), (200, "3 min 20 s")],
+    [
+        (None, "–"),
+        (0, "0 s"),
+        (2e-5, "20 µs"),
+        (0.0123, "12.3 ms"),
+        (1.5, "1.5 s"),
+        (49.14, "49.1 s"),
+        (200, "3 min 20 s"),
+    ],
 )
 def test_seconds(value: float | None, text: str) -> None:
     assert wording.seconds(value) == text
@@ -34,7 +49,9 @@ def test_architecture_summary(record: Record) -> None:
     chosen = record.find("c0")
     text = wording.architecture_summary(chosen.architecture, record.task["sites"])
     assert text == "softmax: power4 ×5, 2quad ×1 · activation: quad_channel ×6"
-    assert wording.architecture_summary({}, record.task["sites"]) == "softmax: exact ×6 · activation: exact ×6"
+    assert (
+        wording.architecture_summary({}, record.task["sites"]) == "softmax: exact ×6 · activation: exact ×6"
+    )
     assert wording.architecture_summary({"elsewhere": "relu"}, []) == "other: relu ×1"
 
 
