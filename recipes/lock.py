@@ -1,21 +1,24 @@
 """One run at a time in a directory: a lock file that names its holder and is taken over when the holder is
 dead.
 
-Not `flock`: that is inherited by worker processes, which may outlive a killed run for a moment and would keep
-it.
+The run itself holds no `flock`: worker processes would inherit it, outlive a killed run for a moment and keep it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from recipes.errors import Locked
+from recipes.files import write_text
 
 
 class Lock:
@@ -27,59 +30,49 @@ class Lock:
         self._token = uuid.uuid4().hex
 
     def __enter__(self) -> Lock:
-        content = {
-            "pid": os.getpid(),
-            "started": start_of(os.getpid()),
-            "host": socket.gethostname(),
-            "token": self._token,
-        }
-        mine = self.path.with_name(f"{self.path.name}.{self._token}")
-        mine.write_text(json.dumps(content), encoding="utf-8")
-        try:
-            for _ in range(100):
-                try:
-                    os.link(mine, self.path)  # appears with its content, or not at all
-                    return self
-                except FileExistsError:
-                    self._clear_stale()
-        finally:
-            mine.unlink()
-        raise Locked(f"{self.path} is taken again and again; is another run starting?")
+        with self._alone():
+            holder = _read(self.path)
+            if holder:
+                self._respect(holder)
+            content = {
+                "pid": os.getpid(),
+                "started": start_of(os.getpid()),
+                "host": socket.gethostname(),
+                "token": self._token,
+            }
+            write_text(self.path, json.dumps(content))
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        holder = _read(self.path)
-        if holder is not None and holder.get("token") == self._token:
-            self.path.unlink(missing_ok=True)
+        with self._alone():
+            holder = _read(self.path)
+            if holder is not None and holder.get("token") == self._token:
+                self.path.unlink()
 
-    def _clear_stale(self) -> None:
-        holder = _read(self.path)
-        if holder is None:
-            return  # gone in the meantime
-        if holder and holder.get("host") != socket.gethostname():
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The moment of looking and writing belongs to one process: a kernel lock on the directory, which ends with
+        the process and is never held while others are started."""
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+    def _respect(self, holder: dict[str, Any]) -> None:
+        """Raises Locked unless the holder is known to be dead."""
+        if holder.get("host") != socket.gethostname():
             raise Locked(
-                f"{self.path.parent} is in use by process {holder.get('pid')} on {holder.get('host')}. "
+                f"{self.path.parent} is in use by process {holder['pid']} on {holder.get('host')}. "
                 f"If that run is dead, delete {self.path}"
             )
-        if holder and alive(int(holder["pid"]), holder.get("started")):
+        if alive(int(holder["pid"]), holder.get("started")):
             raise Locked(
-                f"{self.path.parent} is in use by process {holder['pid']}; wait for it, or choose another "
-                "--out"
+                f"{self.path.parent} is in use by process {holder['pid']}; wait for it, or choose another --out"
             )
-        # Move before deleting, and look again: another starter may have replaced the file since it was read.
-        aside = self.path.with_name(f"{self.path.name}.{self._token}.stale")
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        moved = _read(aside)
-        if moved != holder and moved is not None:
-            try:
-                os.link(aside, self.path)  # not the file that was judged dead: put it back
-            except FileExistsError:
-                pass  # a third starter was quicker, and its lock is as good
-        aside.unlink(missing_ok=True)
 
 
 def start_of(process: int) -> str | None:

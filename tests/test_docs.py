@@ -69,7 +69,7 @@ def test_snippets_use_what_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=identify)
 def test_recipes_shown_are_valid(page: Path) -> None:
-    from recipes.schema import parse
+    from recipes.reading import parse
 
     for block in blocks(page, "yaml"):
         if block.startswith("teacher:"):
