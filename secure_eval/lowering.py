@@ -165,8 +165,23 @@ def _levels(builder: Builder, values: Any) -> set[str]:
 def lower(
     builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, site: str
 ) -> Any:
-    """Lowers one operation; returns its value (a Ref, a list of them, or None where it was reported as unsupported)."""
+    """Lowers one operation; returns its value, a Ref or a list of them.
+
+    One that was reported as unsupported stands in as a secret of its shape, so that what follows is looked at as well.
+    """
     builder.site = site
+    found = len(builder.unsupported)
+    result = _lowered(builder, target, args, kwargs, value)
+    return result if len(builder.unsupported) == found else _stand_in(builder, value)
+
+
+def _stand_in(builder: Builder, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_stand_in(builder, v) for v in value]
+    return builder.add("unsupported", (), "secret", value) if isinstance(value, Tensor) else _MISSING
+
+
+def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     if _is_missing(args) or _is_missing(list(kwargs.values())):
         return _MISSING
     if target == "<built-in function getitem>":
@@ -192,9 +207,7 @@ def lower(
     if rule is None:
         builder.fail(target)
         return _MISSING
-    found = len(builder.unsupported)
-    result = rule(builder, args, kwargs, value)
-    return _MISSING if len(builder.unsupported) > found else result
+    return rule(builder, args, kwargs, value)
 
 
 def _cast(b: Builder, target: str, x: Ref, value: Any) -> Any:
