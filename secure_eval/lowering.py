@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secure_eval.program import Node, Program, Ref, substitute
+from secure_eval.program import Node, Ref, substitute
 
 IGNORED = {
     "aten._assert_tensor_metadata.default",
@@ -288,19 +288,26 @@ def rule(*targets: str) -> Callable[[Rule], Rule]:
     return register
 
 
-@rule("add.Tensor", "add.Scalar", "add_.Tensor", "sub.Tensor", "sub.Scalar", "rsub.Scalar", "rsub.Tensor")
+@rule("add.Tensor", "add.Scalar", "add_.Tensor")
 def _add(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    b.fail("aten.add") if kwargs.get("alpha", 1) != 1 else None
-    return b.op("add", args[:2], value)
+    return _summed(b, "add", args[0], args[1], kwargs, value)
 
 
-def _subtract(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    b.fail("aten.sub") if kwargs.get("alpha", 1) != 1 else None
-    return b.op("sub", args[:2], value)
+@rule("sub.Tensor", "sub.Scalar")
+def _sub(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    return _summed(b, "sub", args[0], args[1], kwargs, value)
 
 
-RULES["aten.sub.Tensor"] = RULES["aten.sub.Scalar"] = _subtract
-RULES["aten.rsub.Tensor"] = RULES["aten.rsub.Scalar"] = lambda b, a, k, v: _subtract(b, [a[1], a[0]], k, v)
+@rule("rsub.Tensor", "rsub.Scalar")
+def _rsub(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    return _summed(b, "sub", args[1], args[0], kwargs, value)
+
+
+def _summed(b: Builder, op: str, x: Any, y: Any, kwargs: dict[str, Any], value: Any) -> Any:
+    if kwargs.get("alpha", 1) != 1:
+        b.fail(f"aten.{op}", "alpha other than 1")
+        return None
+    return b.op(op, [x, y], value)
 
 
 @rule("neg.default")
@@ -648,6 +655,3 @@ def _minimum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) ->
 def _abs(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """abs(x) = 2 relu(x) - x."""
     return b.op("sub", [b.op("mul", [b.op("relu", args[:1], value), 2.0], value), args[0]], value)
-
-
-__all__ = ["CLEAR_ONLY_KEYWORDS", "IGNORED", "Builder", "Program", "Unsupported", "lower"]
