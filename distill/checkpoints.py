@@ -39,14 +39,19 @@ def replace_directory(temporary: Path, target: Path) -> None:
 def save(model: PreTrainedModel, directory: str | os.PathLike[str], tokenizer: Any = None) -> None:
     """Write a teacher or student, and its tokenizer, as safetensors and JSON to `directory`; replaces what is
     there."""
-    target = Path(directory)
+    replace_directory(saved_beside(model, Path(directory), tokenizer), Path(directory))
+
+
+def saved_beside(model: PreTrainedModel, target: Path, tokenizer: Any = None) -> Path:
+    """Write a model, and its tokenizer, to a new directory beside `target` that is to replace it; returns that
+    directory."""
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     model.save_pretrained(temporary)
     if tokenizer is not None:
         tokenizer.save_pretrained(temporary)
-    replace_directory(temporary, target)
+    return temporary
 
 
 def restore(directory: str | os.PathLike[str]) -> PreTrainedModel:

@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from distill import attention, errors, variants
-from distill.checkpoints import replace_directory
+from distill.checkpoints import replace_directory, saved_beside
 from distill.errors import UnsupportedModel
 from distill.variants.softmax_exact import ExactSoftmax
 
@@ -99,12 +98,7 @@ def export(student: PreTrainedModel, tokenizer: Any, out_dir: str | os.PathLike[
         UnsupportedModel: the student's class is not one of transformers' own.
     """
     target = Path(out_dir)
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    student.save_pretrained(temporary)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(temporary)
+    temporary = saved_beside(student, target, tokenizer)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     if getattr(student.config, "sordino", None) is not None:
         _write_code(student, temporary)

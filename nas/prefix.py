@@ -35,7 +35,7 @@ class PrefixCache:
         self._store: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._held = 0
         self._context: tuple[int, Mapping[str, str]] | None = None
-        self.hits = self.misses = 0
+        self.hits = 0
 
     @property
     def active(self) -> bool:
@@ -108,7 +108,6 @@ class PrefixCache:
             self.hits += 1
             self._store.move_to_end(key)
             return found[0]
-        self.misses += 1
         output = original(*args, **kwargs)
         size = _bytes(output)
         if size is not None and size <= self._limit:

@@ -18,7 +18,6 @@ from recipes.rundir import STATE, RunDirectory, Step
 
 if TYPE_CHECKING:
     from recipes.context import Context
-    from results.record import Record
 
 STAGES = ("data", "teacher", "calibrate", "search", "distill", "verify", "export", "report")
 """In the order in which they run."""
@@ -150,13 +149,6 @@ def find(name: str) -> Path:
     raise RecipeError(
         f"no recipe {name!r}: it is neither a file nor a shipped recipe{suggestion(name, known)}"
     )
-
-
-def load_record(path: Path) -> Record:
-    """The record in a run directory."""
-    from results.record import read
-
-    return read(path / "record.json")
 
 
 def _default_out(recipe_path: Path, text: str) -> Path:

@@ -168,12 +168,6 @@ def run(
 ) -> Any:
     """Any torch function of tensors, run securely in threads: secret in (but for positions in `public`), revealed out."""
     module = _Function(function).eval()
-    names = [n.name for n in capture_inputs(module, tensors)]
+    names = capture(module, tensors).inputs if public else ()
     with compile(module, tensors, protocol, public=[names[i] for i in public]) as secure:
         return secure(*tensors)
-
-
-def capture_inputs(module: nn.Module, tensors: Sequence[Tensor]) -> list[Any]:
-    """Input nodes of a module's program, in order."""
-    program = capture(module, tensors)
-    return [program[name] for name in program.inputs]
