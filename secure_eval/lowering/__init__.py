@@ -1,0 +1,11 @@
+"""The rules that turn one exported ATen operation on secrets into secure operations.
+
+builder.py collects the nodes, dispatch.py decides who computes an operation, registry.py holds the rules; the other files are the rules,
+one subject a file.
+"""
+
+from secure_eval.lowering import activations, arithmetic, attention, comparisons, shapes  # noqa: F401 (they register rules)
+from secure_eval.lowering.builder import Builder, Unsupported
+from secure_eval.lowering.dispatch import CLEAR_ONLY_KEYWORDS, IGNORED, lower
+
+__all__ = ["CLEAR_ONLY_KEYWORDS", "IGNORED", "Builder", "Unsupported", "lower"]

@@ -1,0 +1,107 @@
+"""What the rules build: nodes with levels, and the list of what could not be lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secure_eval.program import Node, Ref, substitute
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """An operation without a rule, and the module that it comes from."""
+
+    operation: str
+    site: str
+    reason: str = ""
+
+
+class Builder:
+    """Collects nodes; `unsupported` collects what could not be lowered, so that all of it is reported at once."""
+
+    def __init__(self, embedding: str):
+        self.embedding = embedding
+        self.nodes: list[Node] = []
+        self.by_name: dict[str, Node] = {}
+        self.constants: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
+        self.unsupported: list[Unsupported] = []
+        self._shared: dict[str, Ref] = {}
+        self.site = ""
+
+    def add(
+        self,
+        op: str,
+        args: tuple[Any, ...],
+        level: str,
+        value: Any,
+        *,
+        name: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        integral: bool = False,
+    ) -> Ref:
+        """Appends a node whose value has the shape and dtype of `value` (a tensor or a shape)."""
+        shape, dtype = (
+            (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else (tuple(value), torch.float32)
+        )
+        name = name or f"{op.rsplit('::', 1)[-1].split('.')[-2 if '.' in op else -1]}_{len(self.nodes)}"
+        node = Node(name, op, args, level, shape, dtype, self.site, integral, tuple((kwargs or {}).items()))
+        self.nodes.append(node)
+        self.by_name[name] = node
+        return Ref(name)
+
+    def parameter(self, name: str, tensor: Tensor) -> Ref:
+        self.parameters[name] = tensor
+        return self.add("parameter", (), "owner", tensor, name=name)
+
+    def constant(self, name: str, tensor: Tensor) -> Ref:
+        self.constants[name] = tensor
+        return self.add(
+            "constant", (), "constant", tensor, name=name, integral=not tensor.is_floating_point()
+        )
+
+    def level(self, ref: Ref) -> str:
+        return self.by_name[ref.name].level
+
+    def shape(self, ref: Ref) -> tuple[int, ...]:
+        return self.by_name[ref.name].shape
+
+    def is_secret(self, value: Any) -> bool:
+        return isinstance(value, Ref) and self.level(value) == "secret"
+
+    def secret(self, ref: Ref) -> Ref:
+        """The value as a secret: shared by its owner, once."""
+        if self.level(ref) not in ("client", "owner"):
+            return ref
+        if ref.name not in self._shared:
+            op = "share_input" if self.level(ref) == "client" else "share_weight"
+            node = self.by_name[ref.name]
+            value = torch.empty(node.shape, dtype=node.dtype, device="meta")
+            self._shared[ref.name] = self.add(op, (ref,), "secret", value, integral=node.integral)
+        return self._shared[ref.name]
+
+    def shared_if_real(self, ref: Ref) -> Ref:
+        """A client's real number is shared at once: clients work on indices and look up tables, they do not run the model."""
+        node = self.by_name[ref.name]
+        return self.secret(ref) if node.level == "client" and node.dtype.is_floating_point else ref
+
+    def operand(self, value: Any) -> Any:
+        """An operand of a secret operation: clear to all parties, or secret."""
+        return substitute(value, self.secret) if not isinstance(value, Ref) else self.secret(value)
+
+    def op(self, name: str, args: Sequence[Any], value: Any) -> Ref:
+        """A secret operation; operands that only their owners know are shared first."""
+        return self.add(
+            name,
+            tuple(self.operand(a) if isinstance(a, (Ref, list, tuple)) else a for a in args),
+            "secret",
+            value,
+        )
+
+    def fail(self, operation: str, reason: str = "") -> None:
+        self.unsupported.append(Unsupported(operation.removesuffix(".default"), self.site, reason))

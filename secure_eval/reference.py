@@ -1,0 +1,175 @@
+"""What a program means: a float64 interpreter of secure operations, without shares, fixed point or approximation.
+
+`MEANINGS` is one line of real arithmetic an operation. Clear operations run as everywhere else (engine.evaluate_clear), in float64. The
+difference between a secure run and this one is the error of fixed point and of the functions, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from secure_eval.engine import evaluate_clear
+from secure_eval.program import Node, Program, Ref, substitute
+from secure_eval.rules.nonlinear import MASK_BELOW
+
+_CPU = torch.device("cpu")
+
+Meaning = Callable[..., Tensor]
+
+
+def aten(target: str) -> Callable[..., Any]:
+    """The torch operation of a name such as "aten.sum.dim_IntList"."""
+    _, name, overload = target.split(".")
+    function: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
+    return function
+
+
+def softmax_numerator(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
+    """exp(x - max) over what the mask keeps, 0 elsewhere; all ones in a row of which nothing is kept.
+
+    A bool mask keeps where it is true; an additive one keeps above MASK_BELOW, and there is added.
+    """
+    if mask is None:
+        return torch.exp(x - x.amax(dim, keepdim=True))
+    keep = torch.broadcast_to(mask if mask.dtype == torch.bool else mask > MASK_BELOW, x.shape)
+    some = keep.any(dim, keepdim=True)
+    if mask.dtype != torch.bool:
+        x = x + torch.where(keep, torch.broadcast_to(mask, x.shape), 0.0)
+    x = torch.where(some, x, 0.0).masked_fill(~keep & some, -torch.inf)
+    return torch.exp(x - x.amax(dim, keepdim=True))
+
+
+def _real(value: Any) -> Tensor:
+    return value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = x @ _real(weight).mT
+    return product if bias is None else product + bias
+
+
+def _layer_norm(x: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    result = F.layer_norm(x, x.shape[-dims:], eps=eps)
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+MEANINGS: dict[str, Meaning] = {
+    "share_input": lambda x: x,
+    "share_weight": lambda x: x,
+    "view": lambda target, x, *rest: aten(target)(x, *rest),
+    "cat": lambda target, parts, dim: aten(target)([_real(v) for v in parts], dim),
+    "take": lambda table, index: table[index],
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "neg": lambda x: -x,
+    "mul": lambda x, y: x * y,
+    "square": lambda x: x * x,
+    "power": lambda x, n: x**n,
+    "matmul": lambda x, y: _real(x) @ _real(y),
+    "linear": _linear,
+    "relu": torch.relu,
+    "gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
+    "tanh": torch.tanh,
+    "reciprocal": lambda x, low, high: 1 / x,
+    "rsqrt": lambda x, low, high: torch.rsqrt(x),
+    "softmax_numerator": softmax_numerator,
+    "layer_norm": _layer_norm,
+    "amax": lambda x, dim, keepdim: x.amax(dim, keepdim=keepdim),
+    "less": lambda x, y: _real(_real(x) < _real(y)),
+    "where": lambda c, x, y: torch.where(c != 0, _real(x), _real(y)),
+}
+"""Every operation of program.SECRET_OPERATIONS on the values of its arguments: float64, except that clear operands keep their own type
+where it is integral. Values come out as float64 of the node's shape."""
+
+
+def inputs_by_name(program: Program, inputs: Sequence[Tensor] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of a call, positional or by name, as the program names them. ValueError names those missing and unknown."""
+    found = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(program.inputs, inputs, strict=False))
+    if not isinstance(inputs, Mapping) and len(inputs) > len(program.inputs):
+        raise ValueError(f"{len(inputs)} inputs; the program has {len(program.inputs)}")
+    missing, unknown = sorted(set(program.inputs) - set(found)), sorted(set(found) - set(program.inputs))
+    if missing or unknown:
+        raise ValueError(
+            f"inputs missing: {missing or 'none'}; unknown: {unknown or 'none'}; "
+            f"the program takes {', '.join(program.inputs)}"
+        )
+    return found
+
+
+def _double(value: Any) -> Any:
+    """Floating-point tensors and dtypes, also inside lists, as float64; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(_CPU, torch.float64) if value.is_floating_point() else value.to(_CPU)
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_double(v) for v in value)
+    return value
+
+
+def values(
+    program: Program, inputs: Sequence[Tensor] | Mapping[str, Tensor]
+) -> Iterator[tuple[Node, list[Any], Any]]:
+    """Every node in order, with the values of its arguments and its own.
+
+    Args:
+        inputs: the program's inputs, by name or in order; floating-point ones are taken to float64.
+
+    A value is dropped after its last use, so that a large model needs little more memory than a forward pass. Raises ValueError for inputs
+    that do not fit, and NotImplementedError where an operation has no meaning here.
+    """
+    environment: dict[str, Any] = {k: _double(v) for k, v in inputs_by_name(program, inputs).items()}
+    constants = {name: _double(t) for name, t in program.constants.items()}
+    uses = {name: len(users) for name, users in program.users().items()}
+    for node in program.nodes:
+        if node.op == "table":
+            uses[node.args[0]] = uses.get(node.args[0], 0) + 1
+    with torch.no_grad():
+        for node in program.nodes:
+            args = [substitute(a, lambda r: environment[r.name]) for a in node.args]
+            environment[node.name] = _value(program, node, args, environment, constants)
+            yield node, args, environment[node.name]
+            for name in {*node.references(), *([node.args[0]] if node.op == "table" else [])}:
+                uses[name] -= 1
+                if not uses[name]:
+                    environment.pop(name, None)
+
+
+def _value(
+    program: Program,
+    node: Node,
+    args: list[Any],
+    environment: Mapping[str, Any],
+    constants: Mapping[str, Tensor],
+) -> Any:
+    if node.op == "input":
+        return environment[node.name]
+    if node.op == "parameter":
+        return _double(program.parameters[node.name].detach())
+    if node.op == "table":  # passes drop the parameter's node where nothing else uses it
+        name = node.args[0]
+        return environment[name] if name in environment else _double(program.parameters[name].detach())
+    if node.level != "secret":
+        clear = replace(node, args=_double(node.args), kwargs=_double(node.kwargs))
+        return _double(evaluate_clear(clear, environment, constants, _CPU))
+    if node.op not in MEANINGS:
+        raise NotImplementedError(f"{node.op!r} has no meaning in secure_eval/reference.py: {node!r}")
+    return _real(MEANINGS[node.op](*args))
+
+
+def reference(program: Program, inputs: Sequence[Tensor] | Mapping[str, Tensor]) -> Any:
+    """The program's outputs, as a secure run returns them but in float64. See `values` for arguments and errors."""
+    wanted = {o.name for o in program.outputs if isinstance(o, Ref)}
+    found = {}
+    for node, _, value in values(program, inputs):
+        if node.name in wanted:
+            found[node.name] = value if node.dtype.is_floating_point else value.to(node.dtype)
+    outputs = [found[o.name] if isinstance(o, Ref) else o for o in program.outputs]
+    return program.restore(outputs) if program.restore else outputs

@@ -1,0 +1,42 @@
+"""Rearranging, joining and looking up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secure_eval import ring
+from secure_eval.program import Node
+from secure_eval.protocols.base import Protocol, Secret
+from secure_eval.rules.registry import rule
+from secure_eval.scheduler import gather
+
+
+@rule
+async def _view(p: Protocol, node: Node, target: str, x: Secret, *rest: Any) -> Secret:
+    _, name, overload = target.split(".")
+    function = getattr(getattr(torch.ops.aten, name), overload)
+    return x.map(lambda s: function(s, *rest))
+
+
+@rule
+async def _cat(p: Protocol, node: Node, target: str, parts: list[Any], dim: int) -> Secret:
+    secrets = [
+        v if isinstance(v, Secret) else p.public(ring.encode(v, p.fraction_bits), p.fraction_bits)
+        for v in parts
+    ]
+    bits = max(s.fraction_bits for s in secrets)
+    if any(s.fraction_bits != bits for s in secrets):
+        secrets = await gather(*(p.rescale(s) for s in secrets))
+        bits = p.fraction_bits
+    join = torch.cat if target == "aten.cat.default" else torch.stack
+    return Secret(
+        [join(list(shares), dim) for shares in zip(*(s.shares for s in secrets), strict=True)], bits
+    )
+
+
+@rule
+async def _take(p: Protocol, node: Node, table: Secret, index: Tensor) -> Secret:
+    return table.map(lambda s: s[index])
