@@ -1,4 +1,4 @@
-"""What the compiled loops of secure_eval/native.py gain over the torch functions that define them.
+"""What the compiled loops of secure_eval/native gain over the torch functions that define them.
 
     python benchmarks/local_kernels.py [--elements 196608] [--repeats 15]
 
@@ -44,7 +44,8 @@ from torch import Tensor
 
 from secure_eval import native, ring
 from secure_eval.kernels import Kernel
-from secure_eval.protocols import bitwords, dealer2pc
+from secure_eval.protocols import bitwords
+from secure_eval.protocols import steps as local
 from secure_eval.randomness import Stream, new_seed
 
 Call = Callable[[], Any]
@@ -80,7 +81,7 @@ def steps(n: int) -> list[tuple[Kernel[..., Any], list[Tensor], dict[str, Any], 
     one, bit = {"add_public": True}, _random(-(-n // 8), dtype=byte)
     return [
         (bitwords.indicators, [_random(n)], {}, True),
-        (dealer2pc.mask_readings, [_random(n)], {"shift": 24, "degree": 3}, True),
+        (local.mask_readings, [_random(n)], {"shift": 24, "degree": 3}, True),
         (bitwords.mask_products, [_random(7, words, dtype=byte)], {"need_p": True}, True),
         (
             bitwords.compare_first,
@@ -101,14 +102,21 @@ def steps(n: int) -> list[tuple[Kernel[..., Any], list[Tensor], dict[str, Any], 
             False,
         ),
         (
-            dealer2pc.polynomial_share,
+            local.polynomial_share,
             [_random(n) for _ in range(4)] + wraps,
             {"coefficients": (3, 5, 7, 9), "shift": 24, **one},
             True,
         ),
         (bitwords.pack_masked, [_random(n, dtype=byte) & 1, bit], {}, False),
-        (dealer2pc.bits_as_ring, [bit], {"shape": (n,)}, False),
-        (dealer2pc.select_share, [bit, *(_random(n) for _ in range(4))], {}, False),
+        (local.bits_as_ring, [bit], {"shape": (n,)}, False),
+        (local.wrap_message, [_random(n), bit], one, False),
+        (
+            local.truncation_share,
+            [_random(n), bit, bit, bit, _random(n, dtype=torch.int16)],
+            {"shift": 16, **one},
+            False,
+        ),
+        (local.select_share, [bit, *(_random(n) for _ in range(4))], {}, False),
     ]
 
 

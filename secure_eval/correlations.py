@@ -31,11 +31,13 @@ class CorrelationReuse(RuntimeError):
 
 @dataclass(frozen=True)
 class Field:
-    """One shared tensor of a correlation."""
+    """One shared tensor of a correlation. A private random field is no sharing: each party has a tensor of its own, and the dealer
+    sees both, stacked."""
 
     name: str
     spec: TensorSpec
     xor: bool = False
+    private: bool = False
 
 
 class Correlation(ABC):
@@ -62,7 +64,9 @@ class Correlation(ABC):
 
 
 def combine(field: Field, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """The field whose shares are a and b, written to `out` where it is given."""
+    """The field whose shares are a and b; of a shared one, written to `out` where it is given."""
+    if field.private:
+        return torch.stack([a, b])
     return torch.bitwise_xor(a, b, out=out) if field.xor else torch.add(a, b, out=out)
 
 

@@ -14,6 +14,10 @@ so an operation that needs several of them pays one opening of 8 bytes. The deal
 what each reading needs. No opened value depends on a secret: every mask is uniform on the modulus it is
 opened in, and used for one value.
 
+Truncation of a value that needs no other reading opens one bit an element, not x: each party shifts its share, and what that
+gets wrong is 2^(64-s) where both shares' top bits are set (their signs are compared as in SIRNN, S&P 2021, section III-C, for a
+value whose own sign is known). The product of the two private bits comes from one dealt product of two private mask bits.
+
 Comparison. r is dealt as sixteen groups of four bits, each as the XOR-shared indicator vector of its value. A
 party looks up its share of [c_j = r_j] at the public c_j, and of [c_j < r_j] in the vector's suffix sums:
 that costs no message. Two levels of four-input AND gates (ABY2.0, USENIX Security 2021, section 3.1.4) then
@@ -23,15 +27,13 @@ join the sixteen groups to one borrow bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import comb, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, Field, Fields, Source
-from secure_eval.kernels import kernel
+from secure_eval.correlations import Correlation, Fields, Source
 from secure_eval.protocols import bitwords
 from secure_eval.protocols.base import (
     LINEAR,
@@ -43,241 +45,24 @@ from secure_eval.protocols.base import (
     Secret,
     integer_coefficients,
 )
+from secure_eval.protocols.dealt import And4, BitMask, Mask, Product, Truncation
+from secure_eval.protocols.steps import (
+    bit_share,
+    polynomial_share,
+    product_share,
+    select_share,
+    truncation_share,
+    wrap_message,
+)
 from secure_eval.scheduler import Exchange, Task, once, start
 from secure_eval.transport import TensorSpec
 
 _WEIGHT = "weight"
-_OFFSET_BITS = ring.BITS - ring.HEADROOM_BITS
 
 
 def _by_columns(x: Tensor) -> Tensor:
     """The same matrix, stored column by column."""
     return x.mT.contiguous().mT
-
-
-# -- local steps ---------------------------------------------------------------------------------------------
-
-
-@kernel
-def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
-    """The derived fields of a Mask but for its groups, in their order: power j unless it is r itself, and
-    wrap j where shift > 0."""
-    top = ring.shift_right_logical(r, ring.BITS - 1)
-    truncated = ring.shift_right_logical(r, shift)
-    unwrapped = truncated - (1 << (ring.BITS - shift)) if shift else truncated
-    power, unwrapped_power = truncated, unwrapped
-    values = []
-    for j in range(1, degree + 1):
-        if j > 1 or shift:
-            values.append(power)
-        if shift:
-            excess = ring.shift_right_logical(top * (power - unwrapped_power), ring.BITS - shift)
-            values.append(excess.to(ring.smallest_dtype(shift)))
-        power, unwrapped_power = power * truncated, unwrapped_power * unwrapped
-    return tuple(values)
-
-
-@kernel
-def polynomial_share(
-    c: Tensor, *fields: Tensor, coefficients: tuple[int, ...], shift: int, add_public: bool
-) -> Tensor:
-    """Share of sum_j coefficients[j] y^j, y = x / 2^shift, from an opened c = x + r.
-
-    Taylor's formula around y's public part: sum_k P^(k)(public)/k! * (-mask)^k. `fields` are the shares of
-    the powers 1 to the degree of r / 2^shift, then where shift > 0 as many wraps. The term without a mask is
-    added by one party.
-    """
-    degree = len(coefficients) - 1
-    public = c
-    if shift:
-        c = c + (1 << _OFFSET_BITS)
-        public = ring.shift_right_logical(c, shift) - (1 << (_OFFSET_BITS - shift))
-        # x + r wrapped exactly when r's top bit is 1 and the opened one is 0.
-        not_wrapped = (c >= 0).to(ring.DTYPE) << (ring.BITS - shift)
-    share = _horner(coefficients, public) if add_public else torch.zeros_like(public)
-    for k in range(1, degree + 1):
-        power = fields[k - 1]
-        if shift:
-            power = power - not_wrapped * fields[degree + k - 1]
-        derivative = _horner([comb(j, k) * coefficients[j] for j in range(k, degree + 1)], public)
-        share = share - derivative * power if k % 2 else share + derivative * power
-    return share
-
-
-def _horner(coefficients: Sequence[int], x: Tensor) -> Tensor:
-    total = torch.full_like(x, ring.wrap(coefficients[-1]))
-    for c in reversed(coefficients[:-1]):
-        total = total * x + ring.wrap(c)
-    return total
-
-
-@kernel
-def product_share(c_x: Tensor, r_x: Tensor, y: Tensor, c_y: Tensor, product: Tensor) -> Tensor:
-    """Share of x * y elementwise, broadcasting: c_x [y] - [r_x] c_y + [r_x r_y]."""
-    return torch.addcmul(torch.addcmul(product, c_x, y), r_x, c_y, value=-1)
-
-
-@kernel
-def bits_as_ring(packed: Tensor, *, shape: tuple[int, ...]) -> Tensor:
-    """Packed bits as ring elements 0 and 1 of a shape."""
-    return bitwords.unpack_bits(packed, prod(shape)).view(shape).to(ring.DTYPE)
-
-
-@kernel
-def bit_share(packed: Tensor, rho: Tensor, *, add_public: bool) -> Tensor:
-    """Share of a bit as a ring element from the packed opened e = b ^ rho: e + (1 - 2e) rho, shape of rho."""
-    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
-    share = (1 - 2 * e) * rho
-    return share + e if add_public else share
-
-
-@kernel
-def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Tensor) -> Tensor:
-    """Share of b * x from the packed opened e = b ^ rho and c = x + r.
-
-    e [x] + (1 - 2e)([rho] c - [rho r]).
-    """
-    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
-    return e * x + (1 - 2 * e) * (rho * c - product)
-
-
-# -- what the dealer deals -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Mask(Correlation):
-    """A mask r of one opening, with what its readings need.
-
-    With T = r >> shift and m the top bit of r: the powers T^j, and what to subtract from them when x + r
-    wrapped, which is m * (T^j - (T - 2^(64-shift))^j), a multiple of 2^(64-shift) (j up to degree). The
-    indicator vectors of r's 4-bit groups when it serves comparisons.
-    """
-
-    shape: tuple[int, ...]
-    shift: int = 0
-    degree: int = 1
-    compare: bool = False
-
-    def random(self) -> Sequence[Field]:
-        return (Field("r", TensorSpec(self.shape)),)
-
-    def derived(self) -> Sequence[Field]:
-        fields = []
-        for j in range(1, self.degree + 1):
-            if j > 1 or self.shift:
-                fields.append(Field(f"power{j}", TensorSpec(self.shape)))
-            if self.shift:
-                fields.append(Field(f"wrap{j}", TensorSpec(self.shape, ring.smallest_dtype(self.shift))))
-        if self.compare:
-            fields.append(Field("groups", TensorSpec((bitwords.GROUPS, *self.shape), torch.int16), xor=True))
-        return fields
-
-    def derive(
-        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        r = own["r"]
-        names = [f.name for f in self.derived() if not f.xor]
-        values = (
-            dict(zip(names, mask_readings(r, shift=self.shift, degree=self.degree), strict=True))
-            if names
-            else {}
-        )
-        if self.compare:
-            values["groups"] = bitwords.indicators(r)
-        return values
-
-
-@dataclass(frozen=True)
-class Product(Correlation):
-    """op(r_x, r_y) of two masks; a mask is named by its number in the plan, or by the weight that it masks
-    for good."""
-
-    op: Bilinear
-    x: int | str
-    y: int | str
-    x_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]
-
-    def random(self) -> Sequence[Field]:
-        return ()
-
-    def derived(self) -> Sequence[Field]:
-        return (Field("product", TensorSpec(self.op.shape(self.x_shape, self.y_shape))),)
-
-    def derive(
-        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        return {"product": self.op(others(self.x)["r"], others(self.y)["r"])}
-
-    def references(self) -> Sequence[object]:
-        return (self.x, self.y)
-
-
-@dataclass(frozen=True)
-class And4(Correlation):
-    """Masks of one level of four-input carry nodes, and all products of them that the carry formula
-    contains."""
-
-    words: int
-    need_p: bool
-
-    def random(self) -> Sequence[Field]:
-        return (
-            Field("masks", TensorSpec((bitwords.inputs(self.need_p), self.words), torch.uint8), xor=True),
-        )
-
-    def derived(self) -> Sequence[Field]:
-        return (
-            Field(
-                "products",
-                TensorSpec((len(bitwords.monomials(self.need_p)), self.words), torch.uint8),
-                xor=True,
-            ),
-        )
-
-    def derive(
-        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        return {"products": bitwords.mask_products(own["masks"], need_p=self.need_p)}
-
-
-@dataclass(frozen=True)
-class BitMask(Correlation):
-    """Masks of secret bits, as XOR shares and as ring shares, and their products with the mask of an opened
-    value.
-
-    `value` names the mask of that value (None: conversion only). Bits and value broadcast against each other.
-    """
-
-    shape: tuple[int, ...]
-    value: int | str | None = None
-    value_shape: tuple[int, ...] = ()
-
-    def random(self) -> Sequence[Field]:
-        return (Field("packed", TensorSpec((-(-prod(self.shape) // 8),), torch.uint8), xor=True),)
-
-    def derived(self) -> Sequence[Field]:
-        fields = [Field("ring", TensorSpec(self.shape))]
-        if self.value is not None:
-            fields.append(
-                Field("product", TensorSpec(tuple(torch.broadcast_shapes(self.shape, self.value_shape))))
-            )
-        return fields
-
-    def derive(
-        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        bits = bits_as_ring(own["packed"], shape=self.shape)
-        values = {"ring": bits}
-        if self.value is not None:
-            values["product"] = bits * others(self.value)["r"]
-        return values
-
-    def references(self) -> Sequence[object]:
-        return () if self.value is None else (self.value,)
-
-
-# -- the protocol --------------------------------------------------------------------------------------------
 
 
 class Opened(Masked):
@@ -463,7 +248,24 @@ class Dealer2PC(Protocol):
         return await opened.polynomial([0.0, 0.0, 1.0], 2 * x.fraction_bits)
 
     async def truncate(self, x: Secret, bits: int) -> Secret:
-        return await self._truncated(x, bits)
+        """One bit an element, one round; right for abs(x) < 2^62."""
+        share, first = x.shares[0], self.party == 0
+        _, fields = self.source.next(Truncation(tuple(x.shape), bits))
+        mine = wrap_message(share, fields["mask"], add_public=first)
+        theirs = (await Exchange({self._peer: [mine]}, {self._peer: [TensorSpec.of(mine)]}))[self._peer][0]
+        y = truncation_share(
+            share, mine, theirs, fields["mask"], fields["product"], shift=bits, add_public=first
+        )
+        return Secret([y], x.fraction_bits - bits)
+
+    async def _truncated(self, x: Secret, shift: int) -> Secret:
+        """From an opening that is there already, or by itself."""
+        for key, value in x.memo.items():
+            if isinstance(key, Mask) and key.shift == shift:
+                opened: Opened = value
+                await opened.arrived()
+                return await opened.truncated()
+        return await self.truncate(x, shift)
 
     # -- bits ------------------------------------------------------------------------------------------------
 

@@ -141,7 +141,7 @@ STEPS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "mul": (lambda p, x: p.bilinear(MUL, x, x), (1400,)),
     "matmul": (lambda p, x: p.bilinear(MATMUL, x, x), (40, 40)),
     "square": (lambda p, x: p.square(x), (1400,)),
-    "truncate": (lambda p, x: p.truncate(x, 16), (1400,)),
+    "truncate": (lambda p, x: p.truncate(x, 16), (11264,)),
     "compare": (_compare, (11264,)),
     "select": (_select, (11264,)),
     "polynomial": (_poly, (1400,)),

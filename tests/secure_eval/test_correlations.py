@@ -21,7 +21,7 @@ from secure_eval.correlations import (
 )
 from secure_eval.protocols import bitwords
 from secure_eval.protocols.base import LINEAR, MATMUL, MUL
-from secure_eval.protocols.dealer2pc import And4, BitMask, Mask, Product
+from secure_eval.protocols.dealt import And4, BitMask, Mask, Product
 from secure_eval.randomness import RandomnessReuse, Stream, new_seed
 from secure_eval.testing.harness import evaluate
 from secure_eval.transport import TensorSpec

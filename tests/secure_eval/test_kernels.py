@@ -14,7 +14,7 @@ from secure_eval import native, ring
 from secure_eval.counting import WorkCounter
 from secure_eval.kernels import Kernel, MetaMemo, meta, observing
 from secure_eval.measurement import Counts
-from secure_eval.protocols import bitwords, dealer2pc
+from secure_eval.protocols import bitwords, steps
 
 EXTREMES = torch.tensor(
     [0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**62 - 1, 0x0123456789ABCDEF, 15, 16, 1 << 60]
@@ -22,7 +22,7 @@ EXTREMES = torch.tensor(
 SIZES = ((), (1,), (7,), (8, 3), (5, 1, 409), (2500,))
 
 KERNELS: dict[str, Kernel[..., Any]] = {
-    k.name: k for module in (bitwords, dealer2pc) for k in vars(module).values() if isinstance(k, Kernel)
+    k.name: k for module in (bitwords, steps) for k in vars(module).values() if isinstance(k, Kernel)
 }
 
 
@@ -86,6 +86,13 @@ def cases(r: Random, s: tuple[int, ...]) -> Iterator[tuple[str, tuple[Tensor, ..
             for first in (True, False):
                 parameters = {"coefficients": coefficients, "shift": shift, "add_public": first}
                 yield "polynomial_share", (r(*s), *(r(*s) for _ in range(degree)), *wraps), parameters
+    for first in (True, False):
+        mask, parameters = byte(r, packed(n)), {"add_public": first}
+        yield "wrap_message", (r(*s), mask), parameters
+        for shift in (1, 16, 17, 40):
+            dealt = r(*s, dtype=ring.smallest_dtype(shift))
+            opened = byte(r, packed(n)), byte(r, packed(n))
+            yield "truncation_share", (r(*s), *opened, mask, dealt), {"shift": shift, **parameters}
     for bits in (s, (3, *s), *([(*s[:-1], 1)] if s else [])):
         shape = tuple(torch.broadcast_shapes(bits, s))
         count = torch.Size(bits).numel()

@@ -1,0 +1,171 @@
+"""What is dealt for readings of a masked opening."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from secure_eval import ring
+from secure_eval.correlations import Correlation, Field
+from secure_eval.protocols import bitwords
+from secure_eval.protocols.base import Bilinear
+from secure_eval.protocols.steps import bits_as_ring, mask_readings
+from secure_eval.transport import TensorSpec
+
+
+@dataclass(frozen=True)
+class Mask(Correlation):
+    """A mask r of one opening, with what its readings need.
+
+    With T = r >> shift and m the top bit of r: the powers T^j, and what to subtract from them when x + r
+    wrapped, which is m * (T^j - (T - 2^(64-shift))^j), a multiple of 2^(64-shift) (j up to degree). The
+    indicator vectors of r's 4-bit groups when it serves comparisons.
+    """
+
+    shape: tuple[int, ...]
+    shift: int = 0
+    degree: int = 1
+    compare: bool = False
+
+    def random(self) -> Sequence[Field]:
+        return (Field("r", TensorSpec(self.shape)),)
+
+    def derived(self) -> Sequence[Field]:
+        fields = []
+        for j in range(1, self.degree + 1):
+            if j > 1 or self.shift:
+                fields.append(Field(f"power{j}", TensorSpec(self.shape)))
+            if self.shift:
+                fields.append(Field(f"wrap{j}", TensorSpec(self.shape, ring.smallest_dtype(self.shift))))
+        if self.compare:
+            fields.append(Field("groups", TensorSpec((bitwords.GROUPS, *self.shape), torch.int16), xor=True))
+        return fields
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        r = own["r"]
+        names = [f.name for f in self.derived() if not f.xor]
+        values = (
+            dict(zip(names, mask_readings(r, shift=self.shift, degree=self.degree), strict=True))
+            if names
+            else {}
+        )
+        if self.compare:
+            values["groups"] = bitwords.indicators(r)
+        return values
+
+
+@dataclass(frozen=True)
+class Truncation(Correlation):
+    """A private mask bit of each party an element, and the product of the two modulo 2^shift."""
+
+    shape: tuple[int, ...]
+    shift: int
+
+    def random(self) -> Sequence[Field]:
+        return (Field("mask", TensorSpec((-(-prod(self.shape) // 8),), torch.uint8), private=True),)
+
+    def derived(self) -> Sequence[Field]:
+        return (Field("product", TensorSpec(self.shape, ring.smallest_dtype(self.shift))),)
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        m = own["mask"]
+        both = bitwords.unpack_bits(m[0] & m[1], prod(self.shape)).view(self.shape)
+        return {"product": both.to(ring.smallest_dtype(self.shift))}
+
+
+@dataclass(frozen=True)
+class Product(Correlation):
+    """op(r_x, r_y) of two masks; a mask is named by its number in the plan, or by the weight that it masks
+    for good."""
+
+    op: Bilinear
+    x: int | str
+    y: int | str
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+
+    def random(self) -> Sequence[Field]:
+        return ()
+
+    def derived(self) -> Sequence[Field]:
+        return (Field("product", TensorSpec(self.op.shape(self.x_shape, self.y_shape))),)
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        return {"product": self.op(others(self.x)["r"], others(self.y)["r"])}
+
+    def references(self) -> Sequence[object]:
+        return (self.x, self.y)
+
+
+@dataclass(frozen=True)
+class And4(Correlation):
+    """Masks of one level of four-input carry nodes, and all products of them that the carry formula
+    contains."""
+
+    words: int
+    need_p: bool
+
+    def random(self) -> Sequence[Field]:
+        return (
+            Field("masks", TensorSpec((bitwords.inputs(self.need_p), self.words), torch.uint8), xor=True),
+        )
+
+    def derived(self) -> Sequence[Field]:
+        return (
+            Field(
+                "products",
+                TensorSpec((len(bitwords.monomials(self.need_p)), self.words), torch.uint8),
+                xor=True,
+            ),
+        )
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        return {"products": bitwords.mask_products(own["masks"], need_p=self.need_p)}
+
+
+@dataclass(frozen=True)
+class BitMask(Correlation):
+    """Masks of secret bits, as XOR shares and as ring shares, and their products with the mask of an opened
+    value.
+
+    `value` names the mask of that value (None: conversion only). Bits and value broadcast against each other.
+    """
+
+    shape: tuple[int, ...]
+    value: int | str | None = None
+    value_shape: tuple[int, ...] = ()
+
+    def random(self) -> Sequence[Field]:
+        return (Field("packed", TensorSpec((-(-prod(self.shape) // 8),), torch.uint8), xor=True),)
+
+    def derived(self) -> Sequence[Field]:
+        fields = [Field("ring", TensorSpec(self.shape))]
+        if self.value is not None:
+            fields.append(
+                Field("product", TensorSpec(tuple(torch.broadcast_shapes(self.shape, self.value_shape))))
+            )
+        return fields
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        bits = bits_as_ring(own["packed"], shape=self.shape)
+        values = {"ring": bits}
+        if self.value is not None:
+            values["product"] = bits * others(self.value)["r"]
+        return values
+
+    def references(self) -> Sequence[object]:
+        return () if self.value is None else (self.value,)
