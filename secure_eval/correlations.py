@@ -40,12 +40,25 @@ class Field:
     private: bool = False
 
 
+@dataclass(frozen=True)
+class CommonField:
+    """A tensor that the parties of a group expand from the seed that they have in common, and nobody else knows."""
+
+    name: str
+    spec: TensorSpec
+    group: tuple[int, ...]
+
+
 class Correlation(ABC):
     """Base of the frozen dataclasses that describe one kind of correlated randomness each."""
 
-    @abstractmethod
+    def common(self) -> Sequence[CommonField]:
+        """Tensors from the parties' own common seeds, in protocols without a dealer."""
+        return ()
+
     def random(self) -> Sequence[Field]:
         """Fields that are uniform."""
+        return ()
 
     def derived(self) -> Sequence[Field]:
         """Fields that the dealer computes from uniform ones."""
@@ -93,6 +106,22 @@ def expand(
     }
 
 
+def expand_common(
+    correlation: Correlation,
+    party: int,
+    streams: Mapping[tuple[int, ...], Stream],
+    query: int,
+    number: int,
+    device: torch.device | str,
+) -> Fields:
+    """A party's tensors from common seeds: those of the groups that it is in. `streams` has its streams by group."""
+    return {
+        f.name: streams[f.group].tensor(stream_index(query, number, i), f.spec.shape, f.spec.dtype, device)
+        for i, f in enumerate(correlation.common())
+        if party in f.group
+    }
+
+
 class Source(ABC):
     """Where a party's protocol takes its correlations from, in the order of the plan."""
 
@@ -110,7 +139,7 @@ class Recorder(Source):
 
     def next(self, correlation: Correlation) -> tuple[int, Fields]:
         self.plan.append(correlation)
-        fields = [*correlation.random(), *correlation.derived()]
+        fields = [*correlation.common(), *correlation.random(), *correlation.derived()]
         return len(self.plan) - 1, {f.name: meta(f.spec.shape, f.spec.dtype) for f in fields}
 
 

@@ -75,7 +75,11 @@ def _work(role: Any, phase: str) -> Iterator[None]:
 
 def _expanded(role: Any) -> int:
     """Bytes that the role's streams have expanded so far."""
-    streams = [*getattr(role, "_streams", ()), *([role._dealer] if hasattr(role, "_dealer") else [])]
+    streams = [
+        *getattr(role, "_streams", ()),
+        *([role._dealer] if hasattr(role, "_dealer") else []),
+        *getattr(role, "_common", {}).values(),
+    ]
     return sum(s.expanded_bytes for s in streams if isinstance(s, MetaStream))
 
 

@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, Dealing, Fields, Recorder, Store, expand
+from secure_eval.correlations import (
+    Correlation,
+    Dealing,
+    Fields,
+    Recorder,
+    Store,
+    expand,
+    expand_common,
+)
 from secure_eval.engine import Engine, evaluate_clear, multiplied_weights
 from secure_eval.kernels import MetaMemo
 from secure_eval.program import Node, Program, Ref
@@ -288,6 +296,7 @@ class Party(Role):
         self.number = int(transport.role.removeprefix("party"))
         self._stores: deque[Store] = deque()
         self._queries = 0
+        self._common: dict[tuple[int, ...], Stream] = {}
 
     def begin(self, program: Program) -> None:
         self.program = program
@@ -327,11 +336,8 @@ class Party(Role):
             self._plan = plan.query
             self._receive_setup(program)
             store = Store()
-            if self.protocol.has_dealer:
-                for number, correlation in enumerate(plan.setup):
-                    store.put(
-                        correlation, expand(correlation, self.number, self._dealer, 0, number, self.device)
-                    )
+            for number, correlation in enumerate(plan.setup):
+                store.put(correlation, self._expand(correlation, 0, number))
             self.open_weights(store)
 
     def _receive_setup(self, program: Program) -> None:
@@ -343,7 +349,9 @@ class Party(Role):
             receives["client"] = list(seeds)
         if self.protocol.has_dealer:
             receives["dealer"] = [_SEED]
-        received = self.transport.exchange({}, {k: v for k, v in receives.items() if v})
+        sends = self._common_seeds(receives)
+        received = self.transport.exchange(sends, {k: v for k, v in receives.items() if v})
+        self._agree(sends, received)
         owner = deque(received.get("owner", []))
         weights = _Joiner(
             self.protocol, self.number, [owner.popleft() for _ in seeds], "weights", self.device
@@ -357,6 +365,31 @@ class Party(Role):
         if self.protocol.has_dealer:
             self._dealer = _stream(received["dealer"][0], f"dealer to party{self.number}")
 
+    def _common_seeds(self, receives: dict[str, list[TensorSpec]]) -> dict[str, list[Tensor]]:
+        """Seeds for the groups that this party is the first of; adds those that it gets to `receives`."""
+        sends: dict[str, list[Tensor]] = {}
+        for group in self._groups():
+            if group[0] == self.number:
+                seed = _seed_tensor(new_seed(), self.device)
+                for other in group[1:]:
+                    sends.setdefault(f"party{other}", []).append(seed)
+            else:
+                receives.setdefault(f"party{group[0]}", []).append(_SEED)
+        return sends
+
+    def _agree(self, sends: Mapping[str, list[Tensor]], received: Mapping[str, list[Tensor]]) -> None:
+        mine = {peer: deque(seeds) for peer, seeds in sends.items()}
+        theirs = {peer: deque(seeds) for peer, seeds in received.items() if peer.startswith("party")}
+        for group in self._groups():
+            if group[0] == self.number:
+                seed = [mine[f"party{other}"].popleft() for other in group[1:]][0]
+            else:
+                seed = theirs[f"party{group[0]}"].popleft()
+            self._common[group] = _stream(seed, f"common to {group}")
+
+    def _groups(self) -> list[tuple[int, ...]]:
+        return [g for g in self.protocol.seed_groups if self.number in g]
+
     def open_weights(self, source: Recorder | Store) -> None:
         program = self.program
         assert program is not None
@@ -367,32 +400,35 @@ class Party(Role):
 
         Scheduler(self.transport).run(all_weights())
 
+    def _expand(self, correlation: Correlation, query: int, number: int) -> Fields:
+        """What this party expands by itself."""
+        fields = expand_common(correlation, self.number, self._common, query, number, self.device)
+        if self.protocol.has_dealer:
+            fields.update(expand(correlation, self.number, self._dealer, query, number, self.device))
+        return fields
+
     def offline(self) -> None:
         """Correlated randomness for one more query."""
         self._queries += 1
         store = Store()
         with self.transport.ledger.phase("offline"):
-            if self.protocol.has_dealer:
-                p = self.protocol(self.number, store, self.device, self.fraction_bits)
-                for i, chunk in enumerate(_chunks(self._plan)):
-                    self._expand_chunk(p, store, chunk, first=i == 0)
+            p = self.protocol(self.number, store, self.device, self.fraction_bits)
+            for i, chunk in enumerate(_chunks(self._plan)):
+                self._expand_chunk(p, store, chunk, first=i == 0)
         self._stores.append(store)
 
     def _expand_chunk(self, p: Protocol, store: Store, chunk: range, first: bool) -> None:
-        derived = [f for number in chunk for f in self._plan[number].derived()] if self.number == 1 else []
+        """`first` chunks take a round to arrive; the dealer's later ones are on their way meanwhile."""
+        dealt = self.protocol.has_dealer and self.number == 1
+        derived = [f for number in chunk for f in self._plan[number].derived()] if dealt else []
         messages: deque[Tensor] = deque()
         if derived:
-            messages = deque(
-                self.transport.exchange({}, {"dealer": [f.spec for f in derived]}, rounds=int(first))[
-                    "dealer"
-                ]
-            )
+            specs = [f.spec for f in derived]
+            messages = deque(self.transport.exchange({}, {"dealer": specs}, rounds=int(first))["dealer"])
         for number in chunk:
             correlation = self._plan[number]
-            fields: Fields = expand(
-                correlation, self.number, self._dealer, self._queries, number, self.device
-            )
-            if self.number == 1:
+            fields = self._expand(correlation, self._queries, number)
+            if dealt:
                 fields.update({f.name: messages.popleft() for f in correlation.derived()})
             store.put(correlation, p.prepare(correlation, fields, store.peek, self._weights))
 

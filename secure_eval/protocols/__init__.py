@@ -8,8 +8,9 @@ from importlib.metadata import entry_points
 from secure_eval.protocols.base import Protocol
 from secure_eval.protocols.dealer2pc import Dealer2PC
 from secure_eval.protocols.plain import Plain
+from secure_eval.protocols.replicated3pc import Replicated3PC
 
-_BUILT_IN: dict[str, type[Protocol]] = {p.name: p for p in (Plain, Dealer2PC)}
+_BUILT_IN: dict[str, type[Protocol]] = {p.name: p for p in (Plain, Dealer2PC, Replicated3PC)}
 
 
 class UnknownProtocol(ValueError):

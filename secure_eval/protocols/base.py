@@ -89,11 +89,19 @@ class Bits:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """A bilinear map of two integer tensors: "mul" (elementwise, broadcasting), "matmul" or "linear" (x @ y^T)."""
+    """A bilinear map of two integer tensors: "mul" (elementwise, broadcasting), "matmul" or "linear" (x @ y^T).
+
+    `windows` are views of x that come first, each a torch operation and its arguments after the tensor: so a convolution is "linear" on the
+    windows of x, and it is x that a protocol masks, not each of its windows.
+    """
 
     kind: str
+    windows: tuple[tuple[Any, ...], ...] = ()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        for target, *rest in self.windows:
+            _, name, overload = target.split(".")
+            x = getattr(getattr(torch.ops.aten, name), overload)(x, *rest)
         if self.kind == "mul":
             return x * y
         if self.kind == "matmul":
@@ -144,6 +152,8 @@ class Protocol(ABC):
     parties: ClassVar[int]
     parts: ClassVar[int]
     has_dealer: ClassVar[bool] = False
+    seed_groups: ClassVar[tuple[tuple[int, ...], ...]] = ()
+    """Groups of parties (ascending) that agree on a seed at set-up, for the common fields of correlations."""
     adversary: ClassVar[str]
     """The adversary against which it is private, as published: said in every report."""
     disclosure: ClassVar[tuple[str, ...]]
