@@ -18,6 +18,7 @@ import socket
 import ssl
 import struct
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -139,78 +140,115 @@ class InProcess(Transport):
 _HEADER = struct.Struct("!4sIQ")
 _MAGIC = b"SRD1"
 _JOIN_BELOW = 1 << 16
+_AT_ONCE = 1 << 20
 
 
 def _bytes_view(x: Tensor) -> memoryview:
-    return x.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
+    """The tensor's bytes; of one on another device, a copy."""
+    if x.device.type != "cpu":
+        x = x.cpu()
+    return x.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 class _Link:
-    """A socket to one peer, with what is still to be written to it and read from it."""
+    """A socket to one peer, with what is still to be written to it and read from it.
+
+    A short message is sent, and read, as one piece with its header: a narrow round costs one system call each way. A long one goes
+    from and to the tensors' own memory.
+    """
 
     def __init__(self, peer: str, sock: socket.socket):
         self.peer, self.sock = peer, sock
         self.sent = self.got = 0
-        self.outgoing: list[memoryview] = []
-        self.incoming: list[memoryview] = []
-        self.header: bytearray | None = None
+        self.outgoing: deque[memoryview] = deque()
+        self.incoming: deque[memoryview] = deque()
+        self.specs: Sequence[TensorSpec] = ()
+        self.tensors: list[Tensor] = []
         self.expected = 0
+        self._header_left = 0
+        self._buffer = memoryview(bytearray(_HEADER.size + _JOIN_BELOW))
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._decrypted = getattr(sock, "pending", None)
+        self.poll = select.poll()
+        self.poll.register(sock, select.POLLIN)
 
     def queue_send(self, tensors: Sequence[Tensor]) -> None:
-        views = [_bytes_view(t) for t in tensors if t.numel()]
-        total = sum(len(v) for v in views)
+        total = _nbytes(tensors)
         header = _HEADER.pack(_MAGIC, self.sent & 0xFFFFFFFF, total)
         self.sent += 1
         if total <= _JOIN_BELOW:
-            views = [memoryview(b"".join([header, *views]))]
+            message = b"".join([header, *[t.cpu().numpy().tobytes() for t in tensors]])
+            self.outgoing.append(memoryview(message))
         else:
-            views.insert(0, memoryview(header))
-        self.outgoing.extend(views)
+            self.outgoing.append(memoryview(header))
+            self.outgoing.extend(_bytes_view(t) for t in tensors if t.numel())
 
-    def queue_receive(self, buffers: Sequence[memoryview]) -> None:
-        self.header = bytearray(_HEADER.size)
-        self.expected = sum(len(b) for b in buffers)
-        self.incoming = [memoryview(self.header), *(b for b in buffers if len(b))]
+    def queue_receive(self, specs: Sequence[TensorSpec]) -> None:
+        """What arrives is in `tensors` once `incoming` is empty."""
+        self.specs, self.expected, self._header_left = specs, sum([s.nbytes for s in specs]), _HEADER.size
+        if self.expected <= _JOIN_BELOW:
+            self.incoming.append(self._buffer[: _HEADER.size + self.expected])
+        else:
+            self.tensors = [torch.empty(s.shape, dtype=s.dtype) for s in specs]
+            self.incoming.append(self._buffer[: _HEADER.size])
+            self.incoming.extend(_bytes_view(t) for t in self.tensors if t.numel())
 
-    def write(self) -> bool:
-        """Writes what the socket takes now; whether it took anything."""
-        progressed = False
+    def write(self) -> None:
+        """Writes what the socket takes now."""
         while self.outgoing:
+            first = self.outgoing[0]
             try:
-                count = self.sock.send(self.outgoing[0][: 1 << 20])
+                count = self.sock.send(first if len(first) <= _AT_ONCE else first[:_AT_ONCE])
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                break
-            progressed = True
-            self.outgoing[0] = self.outgoing[0][count:]
-            if not self.outgoing[0]:
-                self.outgoing.pop(0)
-        return progressed
+                return
+            if count == len(first):
+                self.outgoing.popleft()
+            else:
+                self.outgoing[0] = first[count:]
 
-    def read(self) -> bool:
-        """Reads what has arrived; whether anything had."""
-        progressed = False
+    def read(self) -> None:
+        """Reads what has arrived."""
+        if not self.incoming:
+            return
         while self.incoming:
+            first = self.incoming[0]
             try:
-                count = self.sock.recv_into(self.incoming[0])
+                count = self.sock.recv_into(first)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                break
+                return
             if count == 0:
                 raise TransportError(f"{self.peer} closed the connection")
-            progressed = True
-            self.incoming[0] = self.incoming[0][count:]
-            if not self.incoming[0]:
-                self.incoming.pop(0)
-                self._check_header()
-        return progressed
+            if count < len(first):
+                self.incoming[0] = first[count:]
+            else:
+                self.incoming.popleft()
+            if self._header_left > 0:
+                self._header_left -= count
+                if self._header_left <= 0:
+                    self._check()
+        if self.expected <= _JOIN_BELOW:
+            self._unpack()
 
-    def _check_header(self) -> None:
-        if self.header is None:
-            return
-        magic, number, length = _HEADER.unpack(self.header)
-        self.header = None
+    def _unpack(self) -> None:
+        """The tensors of a short message, with memory of their own."""
+        at, self.tensors = _HEADER.size, []
+        for spec in self.specs:
+            end = at + spec.nbytes
+            if end > at:
+                own = bytearray(self._buffer[at:end])
+                self.tensors.append(torch.frombuffer(own, dtype=spec.dtype).view(spec.shape))
+            else:
+                self.tensors.append(torch.empty(spec.shape, dtype=spec.dtype))
+            at = end
+
+    def decrypted(self) -> bool:
+        """Whether bytes wait that the socket has given up already: a poll would not see them."""
+        return self._decrypted is not None and self._decrypted() > 0
+
+    def _check(self) -> None:
+        magic, number, length = _HEADER.unpack_from(self._buffer)
         if (magic, number, length) != (_MAGIC, self.got & 0xFFFFFFFF, self.expected):
             raise TransportError(
                 f"{self.peer} sent message {number} of {length} bytes, expected message {self.got} of {self.expected} bytes"
@@ -238,42 +276,55 @@ class Tcp(Transport):
         self._timeout = timeout
 
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]:
-        buffers = {
-            peer: [torch.empty(s.shape, dtype=s.dtype) for s in specs] for peer, specs in receives.items()
-        }
+        links = self._links
         for peer, tensors in sends.items():
-            self._links[peer].queue_send(tensors)
-        for peer, tensors in buffers.items():
-            self._links[peer].queue_receive([_bytes_view(t) for t in tensors if t.numel()])
-        active = [self._links[peer] for peer in {*sends, *receives}]
+            links[peer].queue_send(tensors)
+        for peer, specs in receives.items():
+            links[peer].queue_receive(specs)
+        active = [links[peer] for peer in {*sends, *receives}]
         try:
             self._drain(active)
         except (ConnectionError, ssl.SSLError, OSError) as error:
             raise TransportError(
                 f"{self.role}: link to {', '.join(link.peer for link in active)} failed: {error}"
             ) from error
-        return {peer: [t.to(self.device) for t in tensors] for peer, tensors in buffers.items()}
+        if self.device.type == "cpu":
+            return {peer: links[peer].tensors for peer in receives}
+        return {peer: [t.to(self.device) for t in links[peer].tensors] for peer in receives}
 
     def _drain(self, active: list[_Link]) -> None:
+        """Writes, then waits for what is to come: a read that finds nothing costs more than the poll that says so."""
+        for link in active:
+            link.write()
         while True:
-            progressed = False
-            for link in active:
-                progressed |= link.write() if link.outgoing else False
-                progressed |= link.read() if link.incoming else False
             active = [link for link in active if link.outgoing or link.incoming]
             if not active:
                 return
-            if not progressed:
-                poll = select.poll()
-                for link in active:
-                    poll.register(
-                        link.sock,
-                        (select.POLLOUT if link.outgoing else 0) | (select.POLLIN if link.incoming else 0),
-                    )
-                if not poll.poll(self._timeout * 1000):
-                    raise TransportError(
-                        f"{self.role}: no progress with {', '.join(k.peer for k in active)} for {self._timeout:.0f} s"
-                    )
+            for link in self._ready(active):
+                link.write()
+                link.read()
+
+    def _ready(self, active: list[_Link]) -> list[_Link]:
+        """The links that have something to read, or room to write to; waits until one has."""
+        ready = [link for link in active if link.incoming and link.decrypted()]
+        if ready:
+            return ready
+        milliseconds = self._timeout * 1000
+        if len(active) == 1 and not active[0].outgoing:
+            ready = active if active[0].poll.poll(milliseconds) else []
+        else:
+            poll, by_number = select.poll(), {link.sock.fileno(): link for link in active}
+            for number, link in by_number.items():
+                poll.register(
+                    number,
+                    (select.POLLOUT if link.outgoing else 0) | (select.POLLIN if link.incoming else 0),
+                )
+            ready = [by_number[number] for number, _ in poll.poll(milliseconds)]
+        if not ready:
+            raise TransportError(
+                f"{self.role}: no progress with {', '.join(k.peer for k in active)} for {self._timeout:.0f} s"
+            )
+        return ready
 
     def close(self) -> None:
         for link in self._links.values():
