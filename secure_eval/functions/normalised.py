@@ -1,8 +1,9 @@
-"""Reciprocal and inverse square root: scale into [2/3, 1) by secret powers, then one cubic.
+"""Reciprocal and inverse square root: scale into [0.81, 1) by secret powers, then one quadratic.
 
-x is compared with public thresholds, two an octave, all from one opening. The resulting bits choose a scale s, so that z = s x lies
-in [2/3, 1), and the factor s^e that undoes it: x^e = s^-e ... with e = -1 or -1/2, x^e = s^(-e) z^e. A cubic in z follows from the
-opening that truncates z. No iteration, no first guess that fails outside a range: seven rounds and the final product.
+x is compared with public thresholds, four an octave, all from one opening. The resulting bits choose a scale s, so that z = s x lies
+in [0.81, 1), and the factor f = s^-e that undoes it: x^e = f z^e with e = -1 or -1/2. The quadratic of z times f comes from the
+opening of z where the ring has room for both; over a wide range of factors the quadratic is truncated first. No iteration, no first
+guess that fails outside a range: six rounds, or eight.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ from secure_eval import ring
 from secure_eval.functions.approximation import fit
 from secure_eval.protocols.base import MUL, Protocol, Secret
 
-_Z_BITS = 16
-_CUBIC_BITS = 60
-_CUBIC_KEPT = 20
+_Z_BITS = 14
+_QUADRATIC_BITS = 32
+_KEPT = 20
 _MAX_PRODUCT_BITS = 48
+_ROOM_BITS = 61
+_SIGNIFICANT_BITS = 14
+_PIECES = ((1.0, 28 / 32), (1.14, 23 / 32), (1.385, 19 / 32), (1.66, 16 / 32))
+"""Where the pieces of an octave begin, and the five-bit factors that scale each into [_LOWEST, 1)."""
+
+_LOWEST = 0.819
 
 
 @dataclass(frozen=True)
 class Range:
-    """x^exponent for low <= x <= high. exponent is -1 (relative error below 2.5e-4) or -1/2 (below 1e-4).
+    """x^exponent for low <= x <= high. exponent is -1 (relative error below 4e-4) or -1/2 (below 2e-4).
 
     Those errors hold where the argument itself has enough fraction bits to be that precise. Outside the range the result is wrong.
     """
@@ -43,7 +50,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Pieces:
-    """thresholds[i] is where piece i + 1 begins; scales[i] maps piece i into [2/3, 1]; factors[i] = scales[i]^-exponent."""
+    """thresholds[i] is where piece i + 1 begins; scales[i] maps piece i into [0.81, 1]; factors[i] = scales[i]^-exponent."""
 
     thresholds: tuple[float, ...]
     scales: tuple[float, ...]
@@ -55,9 +62,9 @@ def pieces(r: Range) -> Pieces:
     starts: list[float] = []
     scales: list[float] = []
     for octave in range(floor(log2(r.low)), ceil(log2(r.high)) + 1):
-        for start, scale in ((2.0**octave, 0.75 * 2.0**-octave), (2.0**octave * 4 / 3, 0.5 * 2.0**-octave)):
-            starts.append(start)
-            scales.append(scale)
+        for start, scale in _PIECES:
+            starts.append(start * 2.0**octave)
+            scales.append(scale * 2.0**-octave)
     first = max(i for i, s in enumerate(starts) if s <= r.low)
     last = max(i for i, s in enumerate(starts) if s <= r.high)
     scales = scales[first : last + 1]
@@ -65,33 +72,43 @@ def pieces(r: Range) -> Pieces:
 
 
 @lru_cache
-def cubic(exponent: float) -> tuple[float, ...]:
-    return fit(lambda z: z**exponent, 2 / 3, 1.0, 3, _Z_BITS, _CUBIC_BITS, relative=True)
+def quadratic(exponent: float) -> tuple[float, ...]:
+    """z^exponent on [_LOWEST, 1]."""
+    return fit(lambda z: z**exponent, _LOWEST, 1.0, 2, _Z_BITS, _QUADRATIC_BITS, relative=True)
 
 
 async def normalised_power(p: Protocol, x: Secret, r: Range, factor: float = 1.0) -> Secret:
-    """factor * x^exponent, elementwise; as many fraction bits as keep 16 significant ones at the range's far end, 30 at most."""
+    """factor * x^exponent, elementwise, with at most 30 fraction bits: as many as keep 14 significant ones at the range's far end."""
     table = pieces(r)
-    scale_bits = max(0, ceil(-log2(min(table.scales)))) + 2
-    x = await p.rescale(x, max(_Z_BITS, min(x.fraction_bits, _MAX_PRODUCT_BITS - scale_bits)))
+    scale_bits = max(0, ceil(-log2(min(table.scales)))) + 4
+    bits = max(_Z_BITS + 3, min(x.fraction_bits, _MAX_PRODUCT_BITS - scale_bits))
+    x = p.lift(x, max(x.fraction_bits, bits))
+    opened = await p.open_masked(x, shift=x.fraction_bits - bits, compare=bool(table.thresholds))
+    y = await opened.truncated()
     scales = [round(s * 2.0**scale_bits) for s in table.scales]
     factors = [f * factor for f in table.factors]
-    factor_bits = min(30, 16 - floor(log2(min(factors))))
+    factor_bits = min(30, _SIGNIFICANT_BITS + 2 - floor(log2(min(factors))))
     weights = [round(f * 2.0**factor_bits) for f in factors]
-    if table.thresholds:
-        above = p.invert(await p.less_than(x, table.thresholds))
-        chosen, bits = await p.select_with_bits(above, x)
-        z = p.add(p.scale(x, scales[0], scale_bits), _weighted(chosen, _steps(scales), scale_bits))
-        undo = _weighted(bits, _steps(weights), factor_bits)
-        undo = p.add_public(undo, weights[0])
+    coefficients = quadratic(r.exponent)
+    if not table.thresholds:
+        z = p.scale(y, scales[0], scale_bits)
+        power = await _quadratic(p, z, coefficients)
+        return p.scale(await p.rescale(power, _KEPT), weights[0], factor_bits)
+    above = p.invert(await opened.less_than(table.thresholds))
+    chosen, ones = await p.select_with_bits(above, y)
+    z = p.add(p.scale(y, scales[0], scale_bits), _weighted(chosen, _steps(scales), scale_bits))
+    undo = p.add_public(_weighted(ones, _steps(weights), factor_bits), weights[0])
+    if _QUADRATIC_BITS + max(weights).bit_length() <= _ROOM_BITS:
+        shift = z.fraction_bits - _Z_BITS
+        result = await p.polynomial_product(z, shift, coefficients, _QUADRATIC_BITS, undo)
     else:
-        z = p.scale(x, scales[0], scale_bits)
-        undo = None
-    opened = await p.open_masked(z, shift=z.fraction_bits - _Z_BITS, degree=3)
-    power = await p.rescale(await opened.polynomial(cubic(r.exponent), _CUBIC_BITS), _CUBIC_KEPT)
-    if undo is None:
-        return await p.rescale(p.scale(power, weights[0], factor_bits), factor_bits)
-    return await p.rescale(await p.bilinear(MUL, power, undo), factor_bits)
+        result = await p.bilinear(MUL, await p.rescale(await _quadratic(p, z, coefficients), _KEPT), undo)
+    return await p.rescale(result, factor_bits)
+
+
+async def _quadratic(p: Protocol, z: Secret, coefficients: tuple[float, ...]) -> Secret:
+    opened = await p.open_masked(z, shift=z.fraction_bits - _Z_BITS, degree=2)
+    return await opened.polynomial(coefficients, _QUADRATIC_BITS)
 
 
 def _steps(values: list[int]) -> list[int]:

@@ -224,6 +224,13 @@ class Protocol(ABC):
         y = await self.truncate(x, shift) if shift else x
         return Masked(self, x, y, degree, compare)
 
+    async def polynomial_product(
+        self, x: Secret, shift: int, coefficients: Sequence[float], out_bits: int, factor: Secret
+    ) -> Secret:
+        """P(x / 2^shift) * factor elementwise, the polynomial at out_bits fraction bits; exact in the ring, so it has to fit there."""
+        opened = await self.open_masked(x, shift=shift, degree=len(coefficients) - 1)
+        return await self.bilinear(MUL, await opened.polynomial(coefficients, out_bits), factor)
+
     # -- local -----------------------------------------------------------------------------------------------------------------
 
     def public(self, value: Tensor, fraction_bits: int) -> Secret:

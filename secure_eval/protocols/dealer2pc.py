@@ -45,11 +45,12 @@ from secure_eval.protocols.base import (
     Secret,
     integer_coefficients,
 )
-from secure_eval.protocols.dealt import And4, BitMask, Mask, Product, Truncation
+from secure_eval.protocols.dealt import And4, BitMask, Mask, PolynomialProduct, Product, Truncation
 from secure_eval.protocols.steps import (
     bit_share,
     polynomial_share,
     product_share,
+    public_polynomial,
     select_share,
     truncation_share,
     wrap_message,
@@ -246,6 +247,32 @@ class Dealer2PC(Protocol):
     async def square(self, x: Secret) -> Secret:
         opened = await self.open_masked(x, degree=2)
         return await opened.polynomial([0.0, 0.0, 1.0], 2 * x.fraction_bits)
+
+    async def polynomial_product(
+        self, x: Secret, shift: int, coefficients: Sequence[float], out_bits: int, factor: Secret
+    ) -> Secret:
+        """One round: with P(y) = D_0 + sum_k D_k M_k in public D_k and mask powers M_k, and factor = c_f - f,
+        P(y) * factor = D_0 [factor] + sum_k D_k (c_f [M_k] - [M_k f])."""
+        degree, shape = len(coefficients) - 1, tuple(x.shape)
+        if shape != tuple(factor.shape):
+            raise ValueError(f"factors of one shape are multiplied, not {shape} and {tuple(factor.shape)}")
+        integers = tuple(integer_coefficients(coefficients, x.fraction_bits - shift, out_bits))
+        opened = await self._begin(x, Mask(shape, shift, degree))
+        other = await self._begin_any(factor)
+        assert isinstance(opened.number, int) and isinstance(other.number, int), (
+            "weights are no operands here"
+        )
+        correlation = PolynomialProduct(shape, shift, degree, opened.number, other.number)
+        _, products = self.source.next(correlation)
+        await opened.arrived()
+        await other.arrived()
+        rest = [f.name for f in correlation.derived()]
+        masked = {"power1": opened.fields["r"], **opened.fields}
+        parameters = {"coefficients": integers, "shift": shift}
+        own = polynomial_share(opened.c, *(masked[n] for n in rest), add_public=False, **parameters)
+        both = polynomial_share(opened.c, *(products[n] for n in rest), add_public=False, **parameters)
+        share = public_polynomial(opened.c, **parameters) * factor.shares[0] + other.c * own - both
+        return Secret([share], out_bits + factor.fraction_bits)
 
     async def truncate(self, x: Secret, bits: int) -> Secret:
         """One bit an element, one round; right for abs(x) < 2^62."""

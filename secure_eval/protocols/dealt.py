@@ -108,6 +108,38 @@ class Product(Correlation):
 
 
 @dataclass(frozen=True)
+class PolynomialProduct(Correlation):
+    """What a Mask deals of its powers and wraps, each multiplied by the mask of a factor of the same shape."""
+
+    shape: tuple[int, ...]
+    shift: int
+    degree: int
+    x: int
+    factor: int
+
+    def derived(self) -> Sequence[Field]:
+        powers = [Field(f"power{j}", TensorSpec(self.shape)) for j in range(1, self.degree + 1)]
+        if not self.shift:
+            return powers
+        small = TensorSpec(self.shape, ring.smallest_dtype(self.shift))
+        return powers + [Field(f"wrap{j}", small) for j in range(1, self.degree + 1)]
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        r, u = others(self.x)["r"], others(self.factor)["r"]
+        readings = list(mask_readings(r, shift=self.shift, degree=self.degree))
+        if not self.shift:
+            return {f"power{j}": v * u for j, v in enumerate([r, *readings], 1)}
+        powers, wraps = readings[::2], readings[1::2]
+        values = {f"power{j}": v * u for j, v in enumerate(powers, 1)}
+        return values | {f"wrap{j}": w * u.to(w.dtype) for j, w in enumerate(wraps, 1)}
+
+    def references(self) -> Sequence[object]:
+        return (self.x, self.factor)
+
+
+@dataclass(frozen=True)
 class And4(Correlation):
     """Masks of one level of four-input carry nodes, and all products of them that the carry formula
     contains."""

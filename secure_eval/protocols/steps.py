@@ -50,12 +50,10 @@ def polynomial_share(
     added by one party.
     """
     degree = len(coefficients) - 1
-    public = c
+    public = _public_part(c, shift)
     if shift:
-        c = c + (1 << _OFFSET_BITS)
-        public = ring.shift_right_logical(c, shift) - (1 << (_OFFSET_BITS - shift))
         # x + r wrapped exactly when r's top bit is 1 and the opened one is 0.
-        not_wrapped = (c >= 0).to(ring.DTYPE) << (ring.BITS - shift)
+        not_wrapped = (c + (1 << _OFFSET_BITS) >= 0).to(ring.DTYPE) << (ring.BITS - shift)
     share = _horner(coefficients, public) if add_public else torch.zeros_like(public)
     for k in range(1, degree + 1):
         power = fields[k - 1]
@@ -64,6 +62,19 @@ def polynomial_share(
         derivative = _horner([comb(j, k) * coefficients[j] for j in range(k, degree + 1)], public)
         share = share - derivative * power if k % 2 else share + derivative * power
     return share
+
+
+def _public_part(c: Tensor, shift: int) -> Tensor:
+    """What an opened c says of y = x / 2^shift."""
+    if not shift:
+        return c
+    return ring.shift_right_logical(c + (1 << _OFFSET_BITS), shift) - (1 << (_OFFSET_BITS - shift))
+
+
+@kernel
+def public_polynomial(c: Tensor, *, coefficients: tuple[int, ...], shift: int) -> Tensor:
+    """The term of a polynomial of y = x / 2^shift that an opened c says alone."""
+    return _horner(coefficients, _public_part(c, shift))
 
 
 def _horner(coefficients: Sequence[int], x: Tensor) -> Tensor:
