@@ -19,7 +19,8 @@ from secure_eval.functions.approximation import fit
 from secure_eval.protocols.base import MUL, Protocol, Secret
 
 _Z_BITS = 14
-_QUADRATIC_BITS = 32
+_LEAST_Z_BITS = 11
+_COEFFICIENT_BITS = 4
 _KEPT = 20
 _MAX_PRODUCT_BITS = 48
 _ROOM_BITS = 61
@@ -32,7 +33,7 @@ _LOWEST = 0.819
 
 @dataclass(frozen=True)
 class Range:
-    """x^exponent for low <= x <= high. exponent is -1 (relative error below 4e-4) or -1/2 (below 2e-4).
+    """x^exponent for low <= x <= high. exponent is -1 (relative error below 6e-4) or -1/2 (below 3e-4).
 
     Those errors hold where the argument itself has enough fraction bits to be that precise. Outside the range the result is wrong.
     """
@@ -72,9 +73,13 @@ def pieces(r: Range) -> Pieces:
 
 
 @lru_cache
-def quadratic(exponent: float) -> tuple[float, ...]:
-    """z^exponent on [_LOWEST, 1]."""
-    return fit(lambda z: z**exponent, _LOWEST, 1.0, 2, _Z_BITS, _QUADRATIC_BITS, relative=True)
+def quadratic(exponent: float, z_bits: int) -> tuple[float, ...]:
+    """z^exponent on [_LOWEST, 1], for z with z_bits fraction bits and a result with _result_bits(z_bits)."""
+    return fit(lambda z: z**exponent, _LOWEST, 1.0, 2, z_bits, _result_bits(z_bits), relative=True)
+
+
+def _result_bits(z_bits: int) -> int:
+    return 2 * z_bits + _COEFFICIENT_BITS
 
 
 async def normalised_power(p: Protocol, x: Secret, r: Range, factor: float = 1.0) -> Secret:
@@ -87,28 +92,28 @@ async def normalised_power(p: Protocol, x: Secret, r: Range, factor: float = 1.0
     y = await opened.truncated()
     scales = [round(s * 2.0**scale_bits) for s in table.scales]
     factors = [f * factor for f in table.factors]
-    factor_bits = min(30, _SIGNIFICANT_BITS + 2 - floor(log2(min(factors))))
+    factor_bits = min(30, _SIGNIFICANT_BITS - floor(log2(min(factors))))
     weights = [round(f * 2.0**factor_bits) for f in factors]
-    coefficients = quadratic(r.exponent)
     if not table.thresholds:
         z = p.scale(y, scales[0], scale_bits)
-        power = await _quadratic(p, z, coefficients)
-        return p.scale(await p.rescale(power, _KEPT), weights[0], factor_bits)
+        return p.scale(await p.rescale(await _quadratic(p, z, r.exponent), _KEPT), weights[0], factor_bits)
     above = p.invert(await opened.less_than(table.thresholds))
     chosen, ones = await p.select_with_bits(above, y)
     z = p.add(p.scale(y, scales[0], scale_bits), _weighted(chosen, _steps(scales), scale_bits))
     undo = p.add_public(_weighted(ones, _steps(weights), factor_bits), weights[0])
-    if _QUADRATIC_BITS + max(weights).bit_length() <= _ROOM_BITS:
-        shift = z.fraction_bits - _Z_BITS
-        result = await p.polynomial_product(z, shift, coefficients, _QUADRATIC_BITS, undo)
+    # The ring holds the quadratic at full width times the factor; z has as many bits as that leaves it.
+    z_bits = min(_Z_BITS, (_ROOM_BITS - max(weights).bit_length() - _COEFFICIENT_BITS) // 2)
+    if z_bits >= _LEAST_Z_BITS:
+        shift, coefficients = z.fraction_bits - z_bits, quadratic(r.exponent, z_bits)
+        result = await p.polynomial_product(z, shift, coefficients, _result_bits(z_bits), undo)
     else:
-        result = await p.bilinear(MUL, await p.rescale(await _quadratic(p, z, coefficients), _KEPT), undo)
+        result = await p.bilinear(MUL, await p.rescale(await _quadratic(p, z, r.exponent), _KEPT), undo)
     return await p.rescale(result, factor_bits)
 
 
-async def _quadratic(p: Protocol, z: Secret, coefficients: tuple[float, ...]) -> Secret:
+async def _quadratic(p: Protocol, z: Secret, exponent: float) -> Secret:
     opened = await p.open_masked(z, shift=z.fraction_bits - _Z_BITS, degree=2)
-    return await opened.polynomial(coefficients, _QUADRATIC_BITS)
+    return await opened.polynomial(quadratic(exponent, _Z_BITS), _result_bits(_Z_BITS))
 
 
 def _steps(values: list[int]) -> list[int]:
