@@ -49,7 +49,7 @@ class CommonField:
     group: tuple[int, ...]
 
 
-class Correlation(ABC):
+class Correlation:
     """Base of the frozen dataclasses that describe one kind of correlated randomness each."""
 
     def common(self) -> Sequence[CommonField]:

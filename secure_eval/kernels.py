@@ -99,6 +99,13 @@ def _result(call: _Call) -> Any:
     return result
 
 
+def _fresh(result: Any) -> Any:
+    """The remembered tensors as new objects: torch changes the shape of some in place (squeeze_ in the product of a vector and a matrix)."""
+    if isinstance(result, Tensor):
+        return result.detach()
+    return type(result)(map(_fresh, result)) if type(result) in (tuple, list) else result
+
+
 class MetaMemo(TorchDispatchMode):
     """Inside, a torch operation on meta tensors is worked out once for its operands' shapes, strides, types
     and parameters.
@@ -111,7 +118,7 @@ class MetaMemo(TorchDispatchMode):
         if not (func.is_view or func._schema.is_mutable):
             call = _Call(func, args, kwargs)
             if call.tensors and all(t.is_meta for t in call.tensors):
-                return self.seen(func, call.tensors, _result(call))
+                return self.seen(func, call.tensors, _fresh(_result(call)))
         result = func(*args, **kwargs)
         return self.seen(func, list(tensors_in([*args, *kwargs.values()])), result)
 

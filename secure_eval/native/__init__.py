@@ -9,7 +9,7 @@ benchmarks/local_kernels.py says what each loop gains over its torch function; s
 not here.
 """
 
-from secure_eval.native import comparison, masks, selection, truncation  # noqa: F401 (they register loops)
+from secure_eval.native import bytes, comparison, masks, selection, truncation  # noqa: F401 (they register loops)
 from secure_eval.native.common import LOOPS
 
 __all__ = ["LOOPS"]

@@ -172,6 +172,14 @@ class Protocol(ABC):
     def parts_of(cls, party: int) -> tuple[int, ...]:
         """Numbers of the parts that a party holds, in the order of its shares."""
 
+    @classmethod
+    def truncation_failure(cls, magnitude_bits: float, shift: int) -> float:
+        """Probability that `truncate` by `shift` bits is more than a unit off for a ring element of magnitude 2^magnitude_bits.
+
+        0 below 2^62 is the contract; a protocol whose truncation may fail states how likely that is, and reports add it up.
+        """
+        return 0.0 if magnitude_bits < ring.BITS - ring.HEADROOM_BITS else 1.0
+
     # -- what a protocol must define -------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -21,7 +21,7 @@ value whose own sign is known). The product of the two private bits comes from o
 Comparison. r is dealt as sixteen groups of four bits, each as the XOR-shared indicator vector of its value. A
 party looks up its share of [c_j = r_j] at the public c_j, and of [c_j < r_j] in the vector's suffix sums:
 that costs no message. Two levels of four-input AND gates (ABY2.0, USENIX Security 2021, section 3.1.4) then
-join the sixteen groups to one borrow bit.
+join the sixteen groups to one borrow bit. Where few elements are compared, the groups are bytes and one level joins them (bytewords.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from secure_eval import ring
 from secure_eval.correlations import Correlation, Fields, Source
-from secure_eval.protocols import bitwords
+from secure_eval.protocols import bitwords, bytewords
 from secure_eval.protocols.base import (
     LINEAR,
     MUL,
@@ -45,7 +45,7 @@ from secure_eval.protocols.base import (
     Secret,
     integer_coefficients,
 )
-from secure_eval.protocols.dealt import And4, BitMask, Mask, PolynomialProduct, Product, Truncation
+from secure_eval.protocols.dealt import And4, And14, BitMask, Mask, PolynomialProduct, Product, Truncation
 from secure_eval.protocols.steps import (
     bit_share,
     polynomial_share,
@@ -59,6 +59,9 @@ from secure_eval.scheduler import Exchange, Task, once, start
 from secure_eval.transport import TensorSpec
 
 _WEIGHT = "weight"
+
+_FEW = 4096
+"""Elements up to which a comparison takes one level of gates: a round less, more bytes dealt."""
 
 
 def _by_columns(x: Tensor) -> Tensor:
@@ -192,7 +195,8 @@ class Dealer2PC(Protocol):
     ) -> Opened:
         """x + r, opened once for the same readings however many operations ask: 8 bytes an element, one
         round."""
-        opened = await self._begin(x, Mask(tuple(x.shape), shift, degree, compare))
+        few = compare and prod(x.shape) <= _FEW
+        opened = await self._begin(x, Mask(tuple(x.shape), shift, degree, compare, one_level=few))
         await opened.arrived()
         return opened
 
@@ -268,10 +272,17 @@ class Dealer2PC(Protocol):
         await other.arrived()
         rest = [f.name for f in correlation.derived()]
         masked = {"power1": opened.fields["r"], **opened.fields}
-        parameters = {"coefficients": integers, "shift": shift}
-        own = polynomial_share(opened.c, *(masked[n] for n in rest), add_public=False, **parameters)
-        both = polynomial_share(opened.c, *(products[n] for n in rest), add_public=False, **parameters)
-        share = public_polynomial(opened.c, **parameters) * factor.shares[0] + other.c * own - both
+        own = polynomial_share(
+            opened.c, *(masked[n] for n in rest), coefficients=integers, shift=shift, add_public=False
+        )
+        both = polynomial_share(
+            opened.c, *(products[n] for n in rest), coefficients=integers, shift=shift, add_public=False
+        )
+        share = (
+            public_polynomial(opened.c, coefficients=integers, shift=shift) * factor.shares[0]
+            + other.c * own
+            - both
+        )
         return Secret([share], out_bits + factor.fraction_bits)
 
     async def truncate(self, x: Secret, bits: int) -> Secret:
@@ -301,11 +312,20 @@ class Dealer2PC(Protocol):
 
     async def below(self, opened: Opened, thresholds: Sequence[int]) -> Bits:
         """[x < t], x = c - r: the top bit of (c - t) - r, from the borrow of its lower 63 bits."""
-        first = self.party == 0
-        words = bitwords.words(len(thresholds) * prod(opened.x.shape))
+        first, count = self.party == 0, len(thresholds) * prod(opened.x.shape)
+        groups = opened.fields["groups"]
+        if opened.mask.one_level:
+            _, gate = self.source.next(And14(bytewords.words(count)))
+            message, g7, top = bytewords.byte_compare_first(
+                opened.c, groups, gate["masks"], thresholds=tuple(thresholds), add_public=first
+            )
+            e = await self._open_bits(message)
+            bits = bytewords.byte_compare_last(e, gate["masks"], gate["products"], g7, top, add_public=first)
+            return Bits([bits])
+        words = bitwords.words(count)
         _, level = self.source.next(And4(words, True))
         message, g3, top = bitwords.compare_first(
-            opened.c, opened.fields["groups"], level["masks"], thresholds=tuple(thresholds), add_public=first
+            opened.c, groups, level["masks"], thresholds=tuple(thresholds), add_public=first
         )
         e = await self._open_bits(message)
         _, last = self.source.next(And4(words // 4, False))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secure_eval import ring
 from secure_eval.correlations import Correlation, Field
-from secure_eval.protocols import bitwords
+from secure_eval.protocols import bitwords, bytewords
 from secure_eval.protocols.base import Bilinear
 from secure_eval.protocols.steps import bits_as_ring, mask_readings
 from secure_eval.transport import TensorSpec
@@ -23,13 +23,14 @@ class Mask(Correlation):
 
     With T = r >> shift and m the top bit of r: the powers T^j, and what to subtract from them when x + r
     wrapped, which is m * (T^j - (T - 2^(64-shift))^j), a multiple of 2^(64-shift) (j up to degree). The
-    indicator vectors of r's 4-bit groups when it serves comparisons.
+    indicator vectors of r's 4-bit groups when it serves comparisons, of its bytes where they are to take one level of gates.
     """
 
     shape: tuple[int, ...]
     shift: int = 0
     degree: int = 1
     compare: bool = False
+    one_level: bool = False
 
     def random(self) -> Sequence[Field]:
         return (Field("r", TensorSpec(self.shape)),)
@@ -41,7 +42,10 @@ class Mask(Correlation):
                 fields.append(Field(f"power{j}", TensorSpec(self.shape)))
             if self.shift:
                 fields.append(Field(f"wrap{j}", TensorSpec(self.shape, ring.smallest_dtype(self.shift))))
-        if self.compare:
+        if self.compare and self.one_level:
+            spec = TensorSpec((bytewords.GROUPS, *self.shape, 32), torch.uint8)
+            fields.append(Field("groups", spec, xor=True))
+        elif self.compare:
             fields.append(Field("groups", TensorSpec((bitwords.GROUPS, *self.shape), torch.int16), xor=True))
         return fields
 
@@ -56,7 +60,7 @@ class Mask(Correlation):
             else {}
         )
         if self.compare:
-            values["groups"] = bitwords.indicators(r)
+            values["groups"] = bytewords.byte_indicators(r) if self.one_level else bitwords.indicators(r)
         return values
 
 
@@ -165,6 +169,25 @@ class And4(Correlation):
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
         return {"products": bitwords.mask_products(own["masks"], need_p=self.need_p)}
+
+
+@dataclass(frozen=True)
+class And14(Correlation):
+    """Masks of the inputs of one-level comparisons, and all products of them that the borrow contains."""
+
+    words: int
+
+    def random(self) -> Sequence[Field]:
+        return (Field("masks", TensorSpec((bytewords.INPUTS, self.words), torch.uint8), xor=True),)
+
+    def derived(self) -> Sequence[Field]:
+        spec = TensorSpec((len(bytewords.monomials()), self.words), torch.uint8)
+        return (Field("products", spec, xor=True),)
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        return {"products": bytewords.byte_mask_products(own["masks"])}
 
 
 @dataclass(frozen=True)

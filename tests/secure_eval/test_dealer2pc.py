@@ -124,9 +124,15 @@ def test_selection_broadcasts(bits: tuple[int, ...], value: tuple[int, ...]) -> 
     assert torch.equal(bit, (s < 0).long()) and torch.equal(chosen, (s < 0).long() * x)
 
 
-def test_one_opening_serves_truncation_powers_comparison_and_selection() -> None:
-    """8 bytes an element for the opening; its readings add only the comparison's and the selection's bits."""
-    x = any_values(1024, 7)[:1024]
+@pytest.mark.parametrize(
+    "count, gates, rounds", [(8192, 8192 * 4 * 7 // 8 + 8192 * 6 // 8, 4), (1024, 1024 * 14 // 8, 3)]
+)
+def test_one_opening_serves_truncation_powers_comparison_and_selection(
+    count: int, gates: int, rounds: int
+) -> None:
+    """8 bytes an element for the opening; its readings add only the comparison's and the selection's bits. Few elements take one
+    level of gates."""
+    x = any_values(count, 7)[:count]
 
     async def readings(p: Protocol, x: Secret) -> list[Secret]:
         opened = await p.open_masked(x, shift=16, degree=2, compare=True)
@@ -138,8 +144,9 @@ def test_one_opening_serves_truncation_powers_comparison_and_selection() -> None
         ]
 
     result = evaluate(CLS, readings, x, fraction_bits=16)
-    assert result.bytes == 1024 * 8 + 1024 * 4 * 7 // 8 + 1024 * 6 // 8 + 1024 // 8
-    assert result.rounds == 4
+    assert result.bytes == count * 8 + gates + count // 8
+    assert result.rounds == rounds
+    assert torch.equal(result.value[2], torch.where(x < 0, x, 0))
 
 
 def test_an_operand_is_opened_once_however_many_products_use_it() -> None:

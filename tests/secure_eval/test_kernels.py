@@ -14,7 +14,7 @@ from secure_eval import native, ring
 from secure_eval.counting import WorkCounter
 from secure_eval.kernels import Kernel, MetaMemo, meta, observing
 from secure_eval.measurement import Counts
-from secure_eval.protocols import bitwords, steps
+from secure_eval.protocols import bitwords, bytewords, steps
 
 EXTREMES = torch.tensor(
     [0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**62 - 1, 0x0123456789ABCDEF, 15, 16, 1 << 60]
@@ -22,7 +22,10 @@ EXTREMES = torch.tensor(
 SIZES = ((), (1,), (7,), (8, 3), (5, 1, 409), (2500,))
 
 KERNELS: dict[str, Kernel[..., Any]] = {
-    k.name: k for module in (bitwords, steps) for k in vars(module).values() if isinstance(k, Kernel)
+    k.name: k
+    for module in (bitwords, bytewords, steps)
+    for k in vars(module).values()
+    if isinstance(k, Kernel)
 }
 
 
@@ -60,6 +63,15 @@ def cases(r: Random, s: tuple[int, ...]) -> Iterator[tuple[str, tuple[Tensor, ..
         for first in (True, False):
             parameters = {"thresholds": thresholds, "add_public": first}
             yield "compare_first", (r(*s), groups, byte(r, 7, words)), parameters
+            inputs = r(*s), byte(r, 8, *s, 32), byte(r, bytewords.INPUTS, packed(n * len(thresholds)))
+            yield "byte_compare_first", inputs, parameters
+    yield "byte_indicators", (r(*s),), {}
+    gate = byte(r, bytewords.INPUTS, packed(n)), byte(r, bytewords.INPUTS, packed(n))
+    yield "byte_mask_products", gate[:1], {}
+    dealt = byte(r, len(bytewords.monomials()), packed(n))
+    for first in (True, False):
+        last = (*gate, dealt, byte(r, packed(n)), byte(r, *s) & 1)
+        yield "byte_compare_last", last, {"add_public": first}
     words, products = bitwords.words(n), [len(bitwords.monomials(p)) for p in (True, False)]
     for need_p in (True, False):
         yield "mask_products", (byte(r, bitwords.inputs(need_p), words),), {"need_p": need_p}
@@ -82,6 +94,7 @@ def cases(r: Random, s: tuple[int, ...]) -> Iterator[tuple[str, tuple[Tensor, ..
             if shift or degree > 1:
                 yield "mask_readings", (r(*s),), {"shift": shift, "degree": degree}
             coefficients = tuple(r(degree + 1).tolist())
+            yield "public_polynomial", (r(*s),), {"coefficients": coefficients, "shift": shift}
             wraps = [r(*s, dtype=ring.smallest_dtype(shift)) for _ in range(degree if shift else 0)]
             for first in (True, False):
                 parameters = {"coefficients": coefficients, "shift": shift, "add_public": first}
@@ -167,6 +180,7 @@ def test_memo_returns_what_torch_returns(mode: Callable[[], MetaMemo]) -> None:
             x.to(torch.uint8),
             torch.stack([x, x]),
             x.expand(2, 3, 4),
+            x.reshape(-1)[:1] @ x[:1, :1],  # squeezed in place inside torch
         ]
 
     real = steps(torch.ones(3, 4, dtype=torch.int64))
