@@ -18,13 +18,14 @@ from torch import Tensor
 
 from secure_eval import frames
 from secure_eval.counting import collect
+from secure_eval.emulation import Link, over
 from secure_eval.launch import Launcher
 from secure_eval.links import connect_all, issue, listen
 from secure_eval.measurement import Counts, Ledger, Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
 from secure_eval.roles import Client, Owner, Plan, links, role_names
-from secure_eval.transport import Tcp, TransportError
+from secure_eval.transport import Tcp, Transport, TransportError
 
 _HERE = ("client", "owner")
 
@@ -40,7 +41,8 @@ class _Child:
             filter(None, [package_parent, environment.get("PYTHONPATH")])
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "secure_eval.worker"],
+            # -P: a folder of the same name where the caller stands is not this package.
+            [sys.executable, "-P", "-m", "secure_eval.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -86,13 +88,17 @@ class Processes(Launcher):
 
     Args:
         threads: compute threads of each process.
+        network: what the links are emulated as; None leaves them as they are.
     """
 
-    def __init__(self, protocol: type[Protocol], fraction_bits: int, threads: int = 1):
+    def __init__(
+        self, protocol: type[Protocol], fraction_bits: int, threads: int = 1, network: Link | None = None
+    ):
         self._protocol = protocol
+        self._network = network
         self._children: dict[str, _Child] = {}
         self._ledgers: dict[str, Ledger] = {}
-        self._transports: dict[str, Tcp] = {}
+        self._transports: dict[str, Transport] = {}
         names = role_names(protocol)
         self._pool = ThreadPoolExecutor(len(names), thread_name_prefix="sordino")
         self._lock = threading.Lock()
@@ -106,7 +112,12 @@ class Processes(Launcher):
         credentials = issue(names)
         listeners = {name: listen() for name in _HERE}
         self._children = {name: _Child(name) for name in names if name not in _HERE}
-        settings = {"protocol": protocol.name, "fraction_bits": fraction_bits, "threads": threads}
+        settings = {
+            "protocol": protocol.name,
+            "fraction_bits": fraction_bits,
+            "threads": threads,
+            "network": None if self._network is None else asdict(self._network),
+        }
         answers = self._together(
             {
                 name: lambda c=c, name=name: c.ask(
@@ -133,7 +144,7 @@ class Processes(Launcher):
         # Owner and client are one process here: what they tell each other does not leave it.
         ends = dict(zip(_HERE, socket.socketpair(), strict=True))
         for name, other in (("client", "owner"), ("owner", "client")):
-            self._transports[name] = Tcp(name, {**sockets[name], other: ends[name]})
+            self._transports[name] = over(self._network, Tcp(name, {**sockets[name], other: ends[name]}))
         self._client = Client(protocol, self._transports["client"], fraction_bits)
         self._owner = Owner(protocol, self._transports["owner"], fraction_bits)
 

@@ -10,67 +10,13 @@ from torch import Tensor
 
 from secure_eval import protocols, ring
 from secure_eval.protocols import bitwords
-from secure_eval.protocols.base import LINEAR, MUL, Bits, Protocol, Secret
+from secure_eval.protocols.base import LINEAR, MUL, Protocol, Secret
 from secure_eval.protocols.dealer2pc import Dealer2PC
 from secure_eval.scheduler import gather
-from secure_eval.testing.conformance import LIMIT, any_values, extremes, ulps_off
+from secure_eval.testing.conformance import any_values, ulps_off
 from secure_eval.testing.harness import evaluate
 
 CLS = protocols.get("dealer2pc")
-
-
-def test_truncation_over_the_whole_range_never_fails() -> None:
-    """A million samples, every shift: local truncation would fail on half of them at these magnitudes."""
-    edges = extremes()
-    count = 1_000_000 // 48
-    wrong: list[int] = []
-    for shift in range(1, 49):
-        x = torch.cat(
-            [
-                any_values(count // 2, shift),
-                LIMIT - 1 - any_values(count // 2, 100 + shift, 1 << 40).abs(),
-                edges,
-                -edges,
-            ]
-        )
-        result = evaluate(CLS, lambda p, x, s=shift: p.truncate(Secret(x.shares, 48), s), x).value
-        off = ulps_off(result, x, shift)
-        if int(off.max()) > 1:
-            wrong.append(shift)
-        exact = (x & ((1 << shift) - 1)) == 0
-        assert torch.equal(result[exact], x[exact] >> shift)
-    assert not wrong
-
-
-def test_truncation_rounds_both_ways_without_bias_in_the_mean() -> None:
-    """The upper neighbour comes with the probability of the part cut off: the mean is right."""
-    x = torch.full((200_000,), (5 << 8) + 64)
-    result = evaluate(CLS, lambda p, x: p.truncate(x, 8), x).value
-    assert set(result.tolist()) == {5, 6}
-    assert abs(float(result.double().mean()) - 5.25) < 0.01  # ten standard deviations
-
-
-def test_comparison_is_exact_next_to_every_threshold() -> None:
-    thresholds = [0, 1, -1, 2**15, -(2**31), 2**47 + 1, LIMIT - 1, -(LIMIT - 1)]
-    near = [t + d for t in thresholds for d in (-3, -2, -1, 0, 1, 2, 3) if abs(t + d) < LIMIT]
-    x = torch.cat([torch.tensor(near), extremes(), any_values(20_000, 1)])
-
-    async def function(p: Protocol, x: Secret) -> Bits:
-        opened = await p.open_masked(x, compare=True)
-        return await p.below(opened, thresholds)  # type: ignore[attr-defined]
-
-    # x - t has to stay a signed 64-bit number.
-    got = evaluate(CLS, function, x, fraction_bits=0).value
-    for row, t in zip(got, thresholds, strict=True):
-        assert torch.equal(row, (x < t).to(torch.uint8)), t
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 31, 32, 33, 65])
-def test_comparison_of_any_number_of_elements(count: int) -> None:
-    """Words are packed and padded: no count may shift another element's bit."""
-    x = any_values(count, count)[:count]
-    result = evaluate(CLS, lambda p, x: p.less_than(x, [0.0, 1.5, -1.5]), x)
-    assert torch.equal(result.value, torch.stack([(x < t).to(torch.uint8) for t in (0, 3 << 15, -3 << 15)]))
 
 
 def test_sign_of_a_million_values() -> None:
