@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from secure_eval.emulation import Link
+
 
 class ProfileError(ValueError):
     """A profile is not there, or does not say what a profile has to."""
@@ -28,6 +30,10 @@ class Network:
     bandwidth_bytes_per_s: float
     message_overhead_s: float = 0.0
     note: str = ""
+
+    def link(self) -> Link:
+        """What `secure_eval.compile(network=…)` emulates. Processing a message is work that a run really does, so it is left out."""
+        return Link(self.round_trip_s, self.bandwidth_bytes_per_s)
 
 
 @dataclass(frozen=True)

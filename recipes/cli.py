@@ -138,18 +138,32 @@ def verify_command(
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Test examples to answer.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="Protocol of the secure engine.")] = None,
     parties: Annotated[str | None, typer.Option("--parties", help="processes, or threads.")] = None,
+    emulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--emulate",
+            help="Network profile to emulate: queries over it are timed as well. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    emulated_samples: Annotated[
+        int | None,
+        typer.Option("--emulated-samples", min=1, help="Test examples to answer over each emulated network."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Run a model under MPC on test examples and hold it against its plaintext answers and its predicted
-    cost.
+    cost; with `--emulate` against its predicted seconds on a network as well.
 
     Exit code 1 if counted bytes or rounds differ from the predicted ones.
 
-    Example: `sordino verify results/quickstart/model --samples 16 --json`
+    Example: `sordino verify results/quickstart/model --samples 16 --emulate wan --json`
     """
     from recipes import verification
 
-    found = verification.verify(model, recipe, samples, protocol, parties, _reporter(json_output))
+    found = verification.verify(
+        model, recipe, samples, protocol, parties, emulate or [], emulated_samples, _reporter(json_output)
+    )
     if json_output:
         typer.echo(json.dumps(found, indent=2))
     else:

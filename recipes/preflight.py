@@ -57,7 +57,12 @@ def check(context: Context, progress: Callback) -> None:
 
     problems.catch("teacher", lambda: check_head(context, config, splits))
     problems.catch("secure.sequence_length", lambda: check_length(context, config))
-    problems.catch("verify.samples", lambda: check_samples(context, splits))
+    problems.catch("verify.samples", lambda: check_samples(recipe.verify.samples, splits))
+    if recipe.verify.emulate:
+        problems.catch("verify.emulate", lambda: check_networks(recipe.verify.emulate))
+        problems.catch(
+            "verify.emulated_samples", lambda: check_samples(recipe.verify.emulated_samples, splits)
+        )
     problems.catch("teacher.task.kind", lambda: check_task(splits))
     problems.stop()
     progress(2, STEPS, "model")
@@ -155,8 +160,15 @@ def check_length(context: Context, config: Any) -> None:
         raise RecipeError(f"{context.sequence_length} tokens, but this model takes at most {most}")
 
 
-def check_samples(context: Context, splits: Splits) -> None:
-    wanted = context.recipe.verify.samples
+def check_networks(names: list[str]) -> None:
+    """Files of profiles say what a profile has to; that names are known was looked at before."""
+    import cost_models
+
+    for name in names:
+        cost_models.network_profile(name)
+
+
+def check_samples(wanted: int, splits: Splits) -> None:
     if wanted > len(splits.test):
         raise RecipeError(f"{wanted} examples, but the test split has only {len(splits.test)}")
 

@@ -36,6 +36,9 @@ def summary(folder: Path) -> None:
     header, rows = wording.summary(record)
     chosen = next((i for i, model in enumerate(record.headline()) if model.id == record.chosen), None)
     table(record.title or record.name, header, rows, chosen)
+    emulated = wording.emulations(record)
+    if emulated:
+        table("Over emulated networks", ["model", *wording.EMULATION_HEADER], emulated)
     typer.echo(wording.headline(record))
 
 
@@ -102,6 +105,11 @@ def verification(found: dict[str, Any]) -> None:
         "measured",
     ]
     table(f"{found['protocol']}, {found['samples']} examples, parties as {found['parties']}", header, rows)
+    if found["emulated"]:
+        from results.record import Emulated
+
+        emulated = {name: Emulated.model_validate(run) for name, run in found["emulated"].items()}
+        table("Over emulated networks", wording.EMULATION_HEADER, wording.emulation(emulated))
     accuracy = found["accuracy"]
     typer.echo(
         f"Score {accuracy['secure']:.4f} under MPC, {accuracy['plaintext']:.4f} in plaintext on the same "

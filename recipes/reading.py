@@ -25,9 +25,8 @@ def parse(text: str, origin: str) -> Recipe:
     Raises RecipeError with every fault.
     """
     data = _load(text, origin)
-    secure = data.get("secure") if isinstance(data, dict) else None
-    if isinstance(secure, dict):
-        _resolve_profiles(secure, Path(origin).resolve().parent)
+    if isinstance(data, dict):
+        _resolve_profiles(data, Path(origin).resolve().parent)
     return validate(data, origin)
 
 
@@ -41,18 +40,22 @@ def validate(data: Any, origin: str) -> Recipe:
         raise RecipeError(f"{origin}: not a valid recipe", _problems(error)) from None
 
 
-def _resolve_profiles(secure: dict[str, Any], base: Path) -> None:
+_PROFILES = (("secure", "network"), ("secure", "device"), ("secure", "networks"), ("verify", "emulate"))
+"""Section and key of each place where a recipe names profiles: one, or a list of them."""
+
+
+def _resolve_profiles(data: dict[str, Any], base: Path) -> None:
     """Make relative paths of profile files absolute."""
 
     def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in value]
         is_file = isinstance(value, str) and value.endswith((".yaml", ".yml"))
         return str(base / value) if is_file else value
 
-    for key in ("network", "device"):
-        if key in secure:
-            secure[key] = resolved(secure[key])
-    if isinstance(secure.get("networks"), list):
-        secure["networks"] = [resolved(value) for value in secure["networks"]]
+    for section, key in _PROFILES:
+        if isinstance(data.get(section), dict) and key in data[section]:
+            data[section][key] = resolved(data[section][key])
 
 
 class _Loader(yaml.SafeLoader):

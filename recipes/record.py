@@ -9,6 +9,7 @@ from recipes.context import TITLES, Context
 from recipes.files import read_json
 from recipes.schema import dump
 from recipes.stages import distill as distill_stage
+from recipes.stages import emulate as emulate_stage
 from recipes.stages import verify as verify_stage
 from results.record import Candidate, FrontPoint, Predicted, Record, Score, TrainingPoint, hardware, versions
 
@@ -88,9 +89,11 @@ def contract(context: Context) -> dict[str, Any]:
 
 def unequal(context: Context) -> list[str]:
     """Verified models whose counted bytes or rounds differ from the predicted ones: there must be none."""
-    found = {
-        name: read_json(context.run / f"verify/{name}/result.json") for name in verify_stage.verified(context)
-    }
+    found = {}
+    for name in verify_stage.verified(context):
+        found[name] = read_json(context.run / f"verify/{name}/result.json")
+        for network, result in emulate_stage.results(context, name).items():
+            found[f"{name} on an emulated {network}"] = result
     return [name for name, result in found.items() if not result["equal"]]
 
 
@@ -137,12 +140,10 @@ def _student(context: Context, name: str, found: dict[str, Any], choice: dict[st
 
 def _verification(context: Context, name: str, choice: dict[str, Any]) -> dict[str, Any]:
     """A verified model's result; of one that was not verified, its predicted cost alone."""
-    found = (
-        read_json(context.run / f"verify/{name}/result.json")
-        if name in verify_stage.verified(context)
-        else None
-    )
-    return dict(found) if found is not None else {"predicted": choice["predicted"][name]}
+    if name not in verify_stage.verified(context):
+        return {"predicted": choice["predicted"][name]}
+    found = read_json(context.run / f"verify/{name}/result.json")
+    return found | {"emulated": emulate_stage.results(context, name)}
 
 
 def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _default_out(recipe_path: Path, text: str) -> Path:
 
 def _steps(stage: str, context: Context) -> Iterable[list[Step]]:
     """The steps of a stage, in groups: a later group is asked for when the one before is finished."""
-    from recipes.stages import calibrate, data, distill, export, report, search, teacher, verify
+    from recipes.stages import calibrate, data, distill, emulate, export, report, search, teacher, verify
 
     makers: dict[str, tuple[Callable[[Context], list[Step]], ...]] = {
         "data": (data.steps,),
@@ -170,7 +170,7 @@ def _steps(stage: str, context: Context) -> Iterable[list[Step]]:
         "calibrate": (calibrate.steps,),
         "search": (search.steps,),
         "distill": (distill.steps,),
-        "verify": (verify.choice_steps, verify.steps),
+        "verify": (verify.choice_steps, verify.steps, emulate.steps),
         "export": (export.steps,),
         "report": (report.steps,),
     }

@@ -293,12 +293,27 @@ class Verify(Strict):
     candidates: int = Field(
         default=1, ge=1, description="students that are verified: the chosen one and the next best"
     )
+    emulate: list[str] = Field(
+        default=[],
+        description=(
+            "network profiles, by name or YAML file, that this machine then imitates: each verified model also "
+            "answers queries over them, timed against the predicted seconds"
+        ),
+    )
+    emulated_samples: int = Field(
+        default=3, ge=1, description="test examples that are answered over each network of `emulate`"
+    )
     max_drop: float | None = Field(
         default=None,
         ge=0,
         lt=1,
         description="contract: how far accuracy under MPC may lie below the teacher's plaintext accuracy",
     )
+
+    @field_validator("emulate")
+    @classmethod
+    def _emulate(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(_profile(name, "network") for name in value))
 
 
 class Export(Strict):

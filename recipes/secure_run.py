@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    import secure_eval
     from distill import Tokens
 
 
@@ -46,40 +48,20 @@ def secure_run(
     import distill
     import secure_eval
 
-    count = min(samples, len(tokens))
-    queries = [list(range(at, min(at + secure.batch, count))) for at in range(0, count, secure.batch)]
-    inputs = [_query(tokens, items, secure) for items in queries]
-    plain = torch.cat(
-        [_plain(model, batch)[: len(items)] for batch, items in zip(inputs, queries, strict=True)]
-    )
+    queries = Queries(tokens, samples, secure)
+    plain = torch.cat([_plain(model, inputs)[:size] for inputs, size in queries])
     log = folder / "queries.jsonl"
-    done = _read_log(log)
+    done = read_log(log)
     if predicted is None or len(done) < len(queries):
         progress(0, len(queries), "capturing the model")
-        program = secure_eval.capture(model, inputs[0])
+        program = secure_eval.capture(model, queries.inputs[0])
         if predicted is None:
             predicted = predicted_figures(
-                cost_models.predict(program, inputs[0], protocol=secure.protocol), secure
+                cost_models.predict(program, queries.inputs[0], protocol=secure.protocol), secure
             )
-    if len(done) < len(queries):
-        progress(len(done), len(queries), f"setting up {secure.protocol}")
-        with (
-            secure_eval.compile(program, protocol=secure.protocol, parties=parties) as engine,
-            open(log, "a", encoding="utf-8") as file,
-        ):
-            for index in range(len(done), len(queries)):
-                logits = engine(**inputs[index]).logits.detach().float().cpu()
-                measurement = engine.measurement
-                entry = {name: measured_phase(getattr(measurement, name)) for name in PHASES}
-                entry["by_role"] = measurement.communication()
-                entry["logits"] = logits[: len(queries[index])].tolist()
-                file.write(json.dumps(entry) + "\n")
-                file.flush()
-                done.append(entry)
-                progress(index + 1, len(queries), f"queries under {secure.protocol}")
+        done = answer(program, queries, log, parties=parties, progress=progress)
     answers = torch.tensor([row for entry in done for row in entry["logits"]])
-    labels = distill.labels_of(tokens)[:count]
-    wanted = counts_of(predicted)
+    labels = distill.labels_of(tokens)[: queries.count]
     counted = [counts_of(entry) for entry in done]
     measured: dict[str, Any] = {}
     for name in PHASES:
@@ -91,14 +73,13 @@ def secure_run(
         }
     constant = all(one == counted[0] for one in counted)
     measured |= {"network": "loopback", "parties": parties, "queries": len(done), "constant": constant}
-    roles = [entry["by_role"] for entry in done]
-    measured["by_role"] = roles[0]
+    measured["by_role"] = done[0]["by_role"]
     return {
         "predicted": predicted,
         "measured": measured,
-        "equal": all(one == wanted for one in counted) and all(one == predicted["by_role"] for one in roles),
+        "equal": as_predicted(done, predicted),
         "secure": {
-            "samples": count,
+            "samples": queries.count,
             "accuracy": distill.score(answers, labels, kind),
             "plaintext": distill.score(plain, labels, kind),
             "agreement": _agreement(answers, plain, kind),
@@ -107,11 +88,80 @@ def secure_run(
     }
 
 
-def _query(tokens: Tokens, items: list[int], secure: Secure) -> dict[str, torch.Tensor]:
-    """One query's inputs [batch, sequence_length]; an incomplete last batch is filled by repeating its last
-    item."""
-    full = items + [items[-1]] * (secure.batch - len(items))
-    return tokens.collate(full, secure.sequence_length, labels=False)
+class Queries:
+    """The first `samples` items of `tokens` as inputs of queries, `secure.batch` to a query, each padded to
+    `secure.sequence_length`.
+
+    inputs: one query's inputs each, [batch, sequence_length]; an incomplete last batch is filled by repeating
+    its last item. Iterating gives each query's inputs and how many of its items count.
+    """
+
+    def __init__(self, tokens: Tokens, samples: int, secure: Secure) -> None:
+        self.secure = secure
+        self.count = min(samples, len(tokens))
+        items = [
+            list(range(at, min(at + secure.batch, self.count))) for at in range(0, self.count, secure.batch)
+        ]
+        self.sizes = [len(one) for one in items]
+        self.inputs = [
+            tokens.collate(one + [one[-1]] * (secure.batch - len(one)), secure.sequence_length, labels=False)
+            for one in items
+        ]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+        return iter(zip(self.inputs, self.sizes, strict=True))
+
+
+def answer(
+    program: secure_eval.Program,
+    queries: Queries,
+    log: Path,
+    *,
+    parties: str,
+    progress: Callback,
+    network: secure_eval.Link | None = None,
+    where: str = "",
+    warm_up: bool = False,
+) -> list[dict[str, Any]]:
+    """Answer under MPC those queries that `log` does not have yet, each written there when it is done;
+    returns the log's entries, one a query: the phases' figures, "by_role" and "logits".
+
+    network: links to emulate; where: how the progress names them; warm_up: answer one query beforehand that is
+    not written down, because the first one of a process loads and compiles what all later ones find ready.
+    """
+    import secure_eval
+
+    done = read_log(log)
+    if len(done) >= len(queries):
+        return done
+    protocol = queries.secure.protocol
+    progress(len(done), len(queries), f"setting up {protocol}{where}")
+    with (
+        secure_eval.compile(program, protocol=protocol, parties=parties, network=network) as engine,
+        open(log, "a", encoding="utf-8") as file,
+    ):
+        if warm_up:
+            engine(**queries.inputs[0])
+        for index in range(len(done), len(queries)):
+            logits = engine(**queries.inputs[index]).logits.detach().float().cpu()
+            measurement = engine.measurement
+            entry = {name: measured_phase(getattr(measurement, name)) for name in PHASES}
+            entry["by_role"] = measurement.communication()
+            entry["logits"] = logits[: queries.sizes[index]].tolist()
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            done.append(entry)
+            progress(index + 1, len(queries), f"queries under {protocol}{where}")
+    return done
+
+
+def as_predicted(done: Sequence[Mapping[str, Any]], predicted: Mapping[str, Any]) -> bool:
+    """Whether bytes and rounds of every phase, query and role are those predicted."""
+    wanted = counts_of(predicted)
+    return all(counts_of(one) == wanted and one["by_role"] == predicted["by_role"] for one in done)
 
 
 def _plain(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -127,7 +177,7 @@ def _agreement(answers: torch.Tensor, plain: torch.Tensor, kind: str) -> float:
     return distill.score(answers, plain.argmax(-1) if kind == "classification" else plain.reshape(-1), kind)
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """Complete lines of an earlier, killed run; a torn last line is cut off."""
     if not path.exists():
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from recipes import run as runner
 from recipes.checkpoints import is_local, locate_checkpoint
 from recipes.context import Context
 from recipes.costs import counts_of
+from recipes.emulated_run import emulated_run
 from recipes.errors import RecipeError, suggestion
 from recipes.pricing import described
 from recipes.progress import Reporter
@@ -26,10 +28,13 @@ def verify(
     samples: int | None,
     protocol: str | None,
     parties: str | None,
+    emulate: Sequence[str],
+    emulated_samples: int | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """In the words of `sordino verify --json`. What is None comes from the recipe, and the recipe from beside
-    the model.
+    the model. emulate: network profiles over which queries are timed as well; the recipe's own list is not
+    taken.
 
     Raises RecipeError for a model or recipe that isn't there and names that are unknown.
     """
@@ -42,14 +47,15 @@ def verify(
     path = runner.find(recipe) if recipe is not None else _recipe_beside(Path(located))
     if parties is not None and parties not in PARTIES:
         raise RecipeError(f"--parties {parties!r} is not known{suggestion(parties, PARTIES)}")
-    given = parse(runner.read_recipe(path), str(path))
+    networks = [_network(name) for name in dict.fromkeys(emulate)]
+    origin = _origin(path)
+    given = parse(runner.read_recipe(path), str(origin))
     if protocol is not None:
         from recipes.vocabulary import protocols
 
         if protocol not in protocols():
             raise RecipeError(f"--protocol: unknown protocol {protocol!r}{suggestion(protocol, protocols())}")
         given = given.model_copy(update={"secure": given.secure.model_copy(update={"protocol": protocol})})
-    origin = _origin(path)
     context = Context(given, RunDirectory(path.parent, runner.package_version()), origin, "", "")
     loaded = distill.restore(located)
     splits = distill.load(context.task)
@@ -66,6 +72,9 @@ def verify(
     wanted = samples if samples is not None else given.verify.samples
     if wanted > len(tokens):
         raise RecipeError(f"--samples {wanted}: the test split has only {len(tokens)} examples")
+    emulated = emulated_samples if emulated_samples is not None else given.verify.emulated_samples
+    if networks and emulated > len(tokens):
+        raise RecipeError(f"--emulated-samples {emulated}: the test split has only {len(tokens)} examples")
     chosen = parties or given.verify.parties
     with tempfile.TemporaryDirectory() as folder, reporter.step(f"verify {model}") as progress:
         found = secure_run(
@@ -78,6 +87,19 @@ def verify(
             folder=Path(folder),
             progress=progress,
         )
+    timed = {}
+    for network in networks:
+        with tempfile.TemporaryDirectory() as folder, reporter.step(f"emulate {network}") as progress:
+            timed[network] = emulated_run(
+                loaded,
+                tokens,
+                network=network,
+                secure=given.secure,
+                samples=emulated,
+                parties=chosen,
+                log=Path(folder) / "queries.jsonl",
+                progress=progress,
+            )
     secure = found["secure"]
     return {
         "protocol": given.secure.protocol,
@@ -85,6 +107,7 @@ def verify(
         "samples": secure["samples"],
         "predicted": found["predicted"],
         "measured": found["measured"],
+        "emulated": timed,
         "max_logit_error": secure["max_logit_error"],
         "agreement": secure["agreement"],
         "accuracy": {"plaintext": secure["plaintext"], "secure": secure["accuracy"]},
@@ -93,7 +116,20 @@ def verify(
 
 def differs(found: dict[str, Any]) -> bool:
     """Whether counted bytes or rounds are not the predicted ones."""
+    if not all(run["equal"] for run in found["emulated"].values()):
+        return True
     return counts_of(found["predicted"]) != counts_of(found["measured"]) or not found["measured"]["constant"]
+
+
+def _network(name: str) -> str:
+    """The name of a network profile that is there. Raises RecipeError."""
+    import cost_models
+
+    try:
+        cost_models.network_profile(name)
+    except cost_models.ProfileError as error:
+        raise RecipeError(f"--emulate: {error}") from None
+    return name
 
 
 def _recipe_beside(model: Path) -> Path:

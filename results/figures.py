@@ -63,13 +63,13 @@ def trained(record: Record) -> Figure | None:
                 hovertemplate=(
                     f"<b>{model.title}</b><br>{split} {wording.metric_name(record)} "
                     f"{wording.metric(record, y)}"
-                    f"<br>{wording.seconds(x)} on {network.upper()}<extra></extra>"
+                    f"<br>{wording.seconds(x)} on {wording.network_title(network)}<extra></extra>"
                 ),
             )
         )
     if not figure.data:
         return None
-    figure.update_xaxes(title=f"predicted seconds a query, {network.upper()}")
+    figure.update_xaxes(title=f"predicted seconds a query, {wording.network_title(network)}")
     log_axis(figure, "xaxis", [x for trace in figure.data for x in trace.x], wording.seconds)
     percentages = wording.metric_name(record) in {"accuracy", "f1"}
     figure.update_yaxes(

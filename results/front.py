@@ -79,7 +79,7 @@ def front(record: Record) -> Figure | None:
         figure.add_trace(
             trace(star, "chosen", "markers", marker={"size": 19, "color": CHOSEN, "symbol": "star"})
         )
-    figure.update_xaxes(title=f"predicted seconds a query, {network.upper()}")
+    figure.update_xaxes(title=f"predicted seconds a query, {wording.network_title(network)}")
     figure.update_yaxes(title="KL to the teacher, before training")
     log_axis(figure, "xaxis", [x(p) for p in points], wording.seconds)
     log_axis(figure, "yaxis", [y(p) for p in points], wording.number)
@@ -101,7 +101,7 @@ def nondominated(points: Sequence[tuple[float, float, FrontPoint]]) -> list[Fron
 
 
 def _hover(record: Record, point: FrontPoint, seconds: float) -> str:
-    network = str(record.secure.get("network", "")).upper()
+    network = wording.network_title(str(record.secure.get("network", "")))
     made_of = wording.architecture_summary(point.architecture, record.task.get("sites", []))
     online = point.predicted.online
     return (

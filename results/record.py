@@ -84,6 +84,35 @@ class Measured(Strict):
     by_role: dict[str, dict[str, dict[str, int]]] = Field(default_factory=dict)
 
 
+class Timing(Strict):
+    """Seconds of one phase of a query: predicted, and measured (median, smallest and largest of the queries).
+
+    deviation: measured / predicted - 1, None where nothing takes any time.
+    """
+
+    predicted: float
+    measured: float
+    least: float
+    most: float
+    deviation: float | None
+
+
+class Emulated(Strict):
+    """Queries over an emulated network: every link between roles held to a delay and a bandwidth in each
+    direction. The first query, which finds nothing loaded, is not among them.
+
+    `equal` says whether bytes and rounds of every query are those predicted.
+    """
+
+    round_trip_s: float
+    bandwidth_bytes_per_s: float
+    parties: str
+    queries: int
+    equal: bool
+    offline: Timing
+    online: Timing
+
+
 class Secure(Strict):
     """Results of running `samples` test examples under MPC; `plaintext` is on the same examples."""
 
@@ -115,7 +144,10 @@ class TrainingPoint(Strict):
 
 
 class Candidate(Strict):
-    """A model that was trained whole: the teacher, a baseline or a student from the front."""
+    """A model that was trained whole: the teacher, a baseline or a student from the front.
+
+    emulated: by network profile.
+    """
 
     id: str
     title: str
@@ -128,6 +160,7 @@ class Candidate(Strict):
     predicted: Predicted | None = None
     measured: Measured | None = None
     equal: bool | None = None
+    emulated: dict[str, Emulated] = Field(default_factory=dict)
     secure: Secure | None = None
     training: list[TrainingPoint] = Field(default_factory=list)
     train_seconds: float | None = None

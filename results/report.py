@@ -140,7 +140,7 @@ def tiles(record: Record) -> list[dict[str, str]]:
     mine, theirs = wording.predicted_total(chosen, network), wording.predicted_total(teacher, network)
     if mine is not None:
         under = f"teacher {wording.seconds(theirs)}: {wording.times(wording.ratio(theirs, mine))} less"
-        label = f"One query, {network.upper()}, predicted"
+        label = f"One query, {wording.network_title(network)}, predicted"
         found.append({"label": label, "value": wording.seconds(mine), "under": under})
     if chosen.predicted is not None and teacher.predicted is not None:
         before, after = teacher.predicted.online, chosen.predicted.online
@@ -191,6 +191,9 @@ def _context(record: Record) -> dict[str, Any]:
         "summary_rows": [(row, model.id == record.chosen) for row, model in zip(rows, models, strict=True)],
         "comparison": comparison,
         "all_equal": all(row["equal"] for row in comparison),
+        "emulated_header": ["model", *wording.EMULATION_HEADER],
+        "emulated_rows": wording.emulations(record),
+        "emulated_note": wording.EMULATION_NOTE,
         "second_header": second_header,
         "second_rows": second_rows,
         "grids": [(model.title, *wording.grid(record, model.architecture)) for model in reversed(shown)],
@@ -234,7 +237,9 @@ def _environment(record: Record) -> list[tuple[str, str]]:
 
 def _seconds_table(record: Record) -> tuple[list[str], list[list[str]]]:
     nets = wording.networks(record)
-    header = [f"predicted {net.upper()} (compute + network)" for net in nets] + ["measured, loopback"]
+    header = [f"predicted {wording.network_title(net)} (compute + network)" for net in nets] + [
+        "measured, loopback"
+    ]
     rows = []
     for model in record.models():
         if model.predicted is None or not model.predicted.seconds:
@@ -255,7 +260,14 @@ def _seconds_table(record: Record) -> tuple[list[str], list[list[str]]]:
 
 def _front_table(record: Record) -> tuple[list[str], list[list[str]]]:
     network = str(record.secure.get("network", ""))
-    header = ["id", "KL", f"predicted {network.upper()}", "online bytes", "rounds", "architecture"]
+    header = [
+        "id",
+        "KL",
+        f"predicted {wording.network_title(network)}",
+        "online bytes",
+        "rounds",
+        "architecture",
+    ]
     rows = []
     for point in record.front:
         total = point.predicted.seconds.get(network)

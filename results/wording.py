@@ -6,9 +6,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
-from results.record import Candidate, Record
+from results.record import Candidate, Emulated, Record
 
 ABSENT = "–"
 """Shown where a figure does not exist, so that a missing number can't pass for zero."""
@@ -105,6 +106,11 @@ def metric(record: Record, value: float | None) -> str:
     return percent(value) if metric_name(record) in {"accuracy", "f1"} else number(value)
 
 
+def network_title(name: str) -> str:
+    """A network profile as it reads: its name, of a file the name without folder and ending."""
+    return (PurePath(name).stem if name.endswith((".yaml", ".yml")) else name).upper()
+
+
 def networks(record: Record) -> list[str]:
     """Network profiles that the record prices, in the order in which they were given."""
     seen: dict[str, None] = {}
@@ -112,6 +118,39 @@ def networks(record: Record) -> list[str]:
         for name in model.predicted.seconds if model.predicted else ():
             seen.setdefault(name)
     return list(seen)
+
+
+EMULATION_HEADER = [
+    "emulated network",
+    "phase",
+    "predicted",
+    "measured",
+    "spread",
+    "deviation",
+    "queries",
+    "counts equal",
+]
+EMULATION_NOTE = (
+    "The same parties with every link between them held to the profile's delay and bandwidth. Seconds of one query, the "
+    "median and the spread of those measured; deviation is measured against predicted."
+)
+
+
+def emulation(emulated: Mapping[str, Emulated]) -> list[list[str]]:
+    """Rows of EMULATION_HEADER for one model: each network's online and offline seconds."""
+    rows = []
+    for name, run in emulated.items():
+        for phase, timing in (("online", run.online), ("offline", run.offline)):
+            row = [network_title(name), phase, seconds(timing.predicted), seconds(timing.measured)]
+            row.append(f"{seconds(timing.least)} to {seconds(timing.most)}")
+            row.append(ABSENT if timing.deviation is None else f"{100 * timing.deviation:+.1f} %")
+            rows.append([*row, count(run.queries), "yes" if run.equal else "NO"])
+    return rows
+
+
+def emulations(record: Record) -> list[list[str]]:
+    """The rows of every model, its title before each."""
+    return [[model.title, *row] for model in record.models() for row in emulation(model.emulated)]
 
 
 def predicted_total(model: Candidate, network: str) -> float | None:
@@ -130,7 +169,12 @@ def summary(record: Record) -> tuple[list[str], list[list[str]]]:
     name = metric_name(record)
     nets = networks(record)
     header = ["model", f"test {name}, plaintext", f"{name} under MPC", "same examples, plaintext"]
-    header += ["agreement under MPC", "online bytes", "rounds", *(f"predicted {net.upper()}" for net in nets)]
+    header += [
+        "agreement under MPC",
+        "online bytes",
+        "rounds",
+        *(f"predicted {network_title(net)}" for net in nets),
+    ]
     header.append("measured loopback")
     rows = []
     for model in record.headline():
@@ -217,7 +261,7 @@ def headline(record: Record) -> str:
     if mine is not None and theirs is not None:
         gain = ratio(theirs, mine)
         parts.append(
-            f". One private query is predicted to take {seconds(mine)} on the {network.upper()} profile "
+            f". One private query is predicted to take {seconds(mine)} on the {network_title(network)} profile "
             f"where the teacher takes {seconds(theirs)}: {times(gain)} less"
         )
     return "".join(parts) + "."

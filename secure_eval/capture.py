@@ -6,11 +6,13 @@ lowered by a rule of `lowering.py`. Operations without a rule are collected and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
 from secure_eval.lowering import CLEAR_ONLY_KEYWORDS, IGNORED, Builder, Unsupported, lower
 from secure_eval.passes import run_passes
@@ -60,8 +62,11 @@ def capture(
     args, kwargs = (
         ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
     )
-    with torch.no_grad():
+    with torch.no_grad(), _without_caches(model):
         exported = torch.export.export(model, args, kwargs, strict=False)
+        if any(_writes(node) for node in exported.graph.nodes):
+            # Assignments, also those through a view of a tensor, as operations that return what is assigned to.
+            exported = exported.run_decompositions({})
     builder = Builder(embedding)
     environment: dict[str, Any] = {}
     inputs: list[str] = []
@@ -103,7 +108,9 @@ def capture(
             }
             environment[node.name] = lower(builder, target, arguments, keywords, node.meta.get("val"), site)
         elif node.op == "output":
-            outputs = tuple(_resolve(list(node.args[0]), environment))
+            returned = zip(signature.output_specs, node.args[0], strict=True)
+            wanted = [v for spec, v in returned if spec.kind == OutputKind.USER_OUTPUT]
+            outputs = tuple(_resolve(wanted, environment))
     if builder.unsupported:
         raise UnsupportedOperations(builder.unsupported)
     spec = exported.call_spec.out_spec
@@ -120,6 +127,27 @@ def capture(
         restore=lambda flat: torch.utils._pytree.tree_unflatten(flat, spec),
     )
     return check(run_passes(check(program)))
+
+
+@contextmanager
+def _without_caches(model: nn.Module) -> Iterator[None]:
+    """Tells a Hugging Face model to return no cache of keys and values: a program runs once, for the shapes that it was captured for, so
+    nothing could continue from one."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    asked = [c for c in configs.values() if getattr(c, "use_cache", False)]
+    for config in asked:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in asked:
+            config.use_cache = True
+
+
+def _writes(node: Any) -> bool:
+    """Whether an exported operation changes one of its operands."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and str(node.target) != "aten.detach_.default"
 
 
 def _lifted(

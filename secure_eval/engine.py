@@ -11,11 +11,22 @@ from torch import Tensor
 from secure_eval import ring
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.protocols.base import Protocol, Secret
-from secure_eval.rules import RULES
-from secure_eval.scheduler import Task, start
+from secure_eval.rules import MAX_PRODUCT_BITS, RULES
+from secure_eval.scheduler import Task, gather, start
 
-MULTIPLIED = {"mul": (0, 1), "matmul": (0, 1), "linear": (1,), "layer_norm": (2,)}
+MULTIPLIED = {
+    "mul": (0, 1),
+    "matmul": (0, 1),
+    "linear": (1,),
+    "conv": (1,),
+    "layer_norm": (2,),
+    "rms_norm": (2,),
+}
 """Arguments that operations multiply with: weights there get a fixed mask when the model is set up."""
+
+
+EARLY = {"mul": 1, "matmul": 1, "add": 2, "sub": 2}
+"""Operations of two values, and how many times the protocol's fraction bits they take at most of one that has more than the other."""
 
 
 def evaluate_clear(
@@ -107,6 +118,20 @@ class Engine:
             else found
         )
 
+    async def _truncate_early(
+        self, p: Protocol, node: Node, position: int, tasks: Mapping[str, Task[Any]]
+    ) -> None:
+        """Truncates an operand that will have to be, while the other one is still being computed: that costs no round later."""
+        mine, other = (
+            tasks.get(a.name) if isinstance(a, Ref) else None
+            for a in (node.args[position], node.args[1 - position])
+        )
+        if mine is None or other is None or mine is other:
+            return
+        value = await mine
+        if not other.done and isinstance(value, Secret) and value.fraction_bits > 2 * p.fraction_bits:
+            await p.rescale(value, EARLY[node.op] * p.fraction_bits)
+
     async def _node(
         self,
         p: Protocol,
@@ -116,8 +141,12 @@ class Engine:
         tasks: Mapping[str, Task[Any]],
         uses: dict[str, int],
     ) -> Any:
+        if node.op in EARLY:
+            await gather(*(self._truncate_early(p, node, i, tasks) for i in (0, 1)))
         args = [await self._value(a, clear, inputs, tasks) for a in node.args]
         result = await RULES[node.op](p, node, *args)
+        if isinstance(result, Secret) and result.fraction_bits > MAX_PRODUCT_BITS:
+            result = await p.rescale(result)  # else a sum or a comparison of it would leave the ring
         for name in dict.fromkeys(node.references()):
             uses[name] -= 1
             if not uses[name] and name in tasks:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from secure_eval.counting import collect
+from secure_eval.emulation import Link, over
 from secure_eval.measurement import Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
@@ -40,9 +41,17 @@ class Launcher(ABC):
 class Threads(Launcher):
     """All roles in this process: for tests and simulations. Nothing is encrypted, and one process sees everything."""
 
-    def __init__(self, protocol: type[Protocol], fraction_bits: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        protocol: type[Protocol],
+        fraction_bits: int,
+        device: torch.device | str = "cpu",
+        network: Link | None = None,
+    ):
         self._hub = Hub()
-        transports = {name: InProcess(name, self._hub, device) for name in role_names(protocol)}
+        transports = {
+            name: over(network, InProcess(name, self._hub, device)) for name in role_names(protocol)
+        }
         self._transports = transports
         self._client = Client(protocol, transports["client"], fraction_bits)
         self._owner = Owner(protocol, transports["owner"], fraction_bits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from secure_eval import protocols
 from secure_eval.capture import PUBLIC_INPUTS, capture
 from secure_eval.counting import count
+from secure_eval.emulation import Link
 from secure_eval.launch import Launcher, Threads
 from secure_eval.measurement import Measurement
 from secure_eval.processes import Processes
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
+from secure_eval.ranges import RangeError, Report, calibrate, check, choose_fraction_bits, narrow_ranges
+from secure_eval.ranges.calibration import Batch
+from secure_eval.ranges.checking import FRACTION_BITS
 from secure_eval.roles import Plan
 
 PARTIES = ("threads", "processes")
@@ -28,7 +32,8 @@ class InputError(ValueError):
 class SecureModel:
     """A model under secure computation. Call it with the model's inputs; outputs are revealed to the caller only.
 
-    `measurement` is that of set-up and of the last offline and online phase. Use as a context manager, or `close()` it: parties are
+    `measurement` is that of set-up and of the last offline and online phase; `ranges` the report of the check against calibration, where
+    there was one. Use as a context manager, or `close()` it: parties are
     threads or processes that wait for queries.
     """
 
@@ -37,6 +42,7 @@ class SecureModel:
     ):
         self.program, self.protocol, self.fraction_bits = program, protocol, fraction_bits
         self._launcher, self._plan = launcher, plan
+        self.ranges: Report | None = None
         self._ready = 0
         self._broken = False
         launcher.setup(program, plan)
@@ -113,8 +119,11 @@ def compile(
     *,
     public: Sequence[str] = PUBLIC_INPUTS,
     embedding: str = "client",
-    fraction_bits: int = 16,
+    fraction_bits: int | Literal["auto"] = 16,
     device: torch.device | str = "cpu",
+    network: Link | None = None,
+    calibration: Sequence[Batch] | None = None,
+    narrow: float | None = None,
 ) -> SecureModel:
     """Captures a model, starts the roles of a protocol and shares the weights.
 
@@ -124,34 +133,67 @@ def compile(
         protocol: a name from `protocols.names()`.
         parties: "threads" of this process, for tests; or "processes" of this machine, linked by mutually authenticated TLS.
         public, embedding: see `capture`.
-        fraction_bits: fraction bits of inputs, weights and truncated values, 8 to 20.
+        fraction_bits: fraction bits of inputs, weights and truncated values, 8 to 20; "auto" takes the most that fit the calibration.
         device: where shares live ("processes": "cpu" only).
+        network: delay and bandwidth that every link between roles is held to (see emulation.py); None leaves them as this machine has
+            them. Results and counts do not depend on it.
+        calibration: example inputs, as the model is called with. Before anything is started, the values that they lead to are checked
+            against the ring and the functions' ranges (see ranges.check); `SecureModel.ranges` is the report.
+        narrow: fits reciprocals and inverse roots to the calibrated arguments, with this factor as margin (see ranges.narrow_ranges).
 
     Raises:
-        UnsupportedOperations, UnknownProtocol, ValueError.
+        UnsupportedOperations, UnknownProtocol, RangeError (lists the values that do not fit), ValueError.
     """
     cls = protocols.get(protocol)
     if parties not in PARTIES:
         raise ValueError(f"parties={parties!r}; allowed: {', '.join(PARTIES)}")
-    if not 8 <= fraction_bits <= 20:
-        raise ValueError(f"fraction_bits={fraction_bits}; allowed: 8 to 20")
+    if fraction_bits != "auto" and fraction_bits not in FRACTION_BITS:
+        raise ValueError(f'fraction_bits={fraction_bits!r}; allowed: 8 to 20, and "auto" with calibration')
+    if calibration is None and (fraction_bits == "auto" or narrow is not None):
+        raise ValueError("fraction_bits='auto' and narrow: each needs calibration")
     if isinstance(model, Program):
         program = model
     elif example_inputs is None:
         raise ValueError("a module needs example_inputs: the shapes of the program are those of the example")
     else:
         program = capture(model, example_inputs, public=public, embedding=embedding)
+    report: Report | None = None
+    if calibration is not None:
+        program, report = _fitted(program, calibration, fraction_bits, narrow, protocol)
+        fraction_bits = report.fraction_bits
+    assert fraction_bits != "auto"
     plan = Plan(program, cls, fraction_bits)
     launcher: Launcher
     if parties == "threads":
-        launcher = Threads(cls, fraction_bits, device)
+        launcher = Threads(cls, fraction_bits, device, network)
     else:
-        launcher = Processes(cls, fraction_bits)
+        launcher = Processes(cls, fraction_bits, network=network)
     try:
-        return SecureModel(program, cls, launcher, plan, fraction_bits)
+        secure = SecureModel(program, cls, launcher, plan, fraction_bits)
     except BaseException:
         launcher.close()
         raise
+    secure.ranges = report
+    return secure
+
+
+def _fitted(
+    program: Program,
+    batches: Sequence[Batch],
+    fraction_bits: int | Literal["auto"],
+    narrow: float | None,
+    protocol: str,
+) -> tuple[Program, Report]:
+    """The program, narrowed where that was asked for, and the report of its check; RangeError where values do not fit."""
+    observed = calibrate(program, batches)
+    if narrow is not None:
+        program = narrow_ranges(program, observed, narrow)
+    if fraction_bits == "auto":
+        return program, choose_fraction_bits(program, observed, protocol=protocol)
+    report = check(program, observed, fraction_bits, protocol=protocol)
+    if not report.fits:
+        raise RangeError(report)
+    return program, report
 
 
 class _Function(nn.Module):

@@ -54,10 +54,21 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product + bias
 
 
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Sequence[Sequence[Any]]) -> Tensor:
+    for target, *rest in steps:
+        x = aten(target)(x, *rest)
+    return _linear(x, weight, bias)
+
+
 def _layer_norm(x: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     result = F.layer_norm(x, x.shape[-dims:], eps=eps)
     result = result if weight is None else result * weight
     return result if bias is None else result + bias
+
+
+def _rms_norm(x: Tensor, dims: int, weight: Tensor | None, eps: float) -> Tensor:
+    result = F.rms_norm(x, x.shape[-dims:], eps=eps)
+    return result if weight is None else result * weight
 
 
 MEANINGS: dict[str, Meaning] = {
@@ -74,14 +85,30 @@ MEANINGS: dict[str, Meaning] = {
     "power": lambda x, n: x**n,
     "matmul": lambda x, y: _real(x) @ _real(y),
     "linear": _linear,
+    "conv": _conv,
+    "one_hot": lambda x, n: x.unsqueeze(-1) == torch.arange(n),
     "relu": torch.relu,
     "gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
+    "clamp": lambda x, low, high: x.clamp(low, high),
     "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "erf": torch.erf,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "elu": lambda x, alpha: F.elu(x, alpha),
+    "mish": lambda x: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
     "reciprocal": lambda x, low, high: 1 / x,
+    "signed_reciprocal": lambda x, low, high: 1 / x,
     "rsqrt": lambda x, low, high: torch.rsqrt(x),
+    "sqrt": lambda x, low, high: torch.sqrt(x),
+    "exp": lambda x, low, high: torch.exp(x),
+    "log": lambda x, low, high: torch.log(x),
     "softmax_numerator": softmax_numerator,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     "amax": lambda x, dim, keepdim: x.amax(dim, keepdim=keepdim),
+    "max_with_index": lambda x, dim, keepdim: torch.stack([_real(v) for v in x.max(dim, keepdim=keepdim)]),
+    "equal": lambda x, y: _real(_real(x) == _real(y)),
     "less": lambda x, y: _real(_real(x) < _real(y)),
     "where": lambda c, x, y: torch.where(c != 0, _real(x), _real(y)),
 }

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from secure_eval import frames, protocols
+from secure_eval.emulation import Link, over
 from secure_eval.links import Credentials, connect_all, listen
 from secure_eval.measurement import Ledger
 from secure_eval.program import Program
 from secure_eval.roles import Dealer, Party, Plan, links
-from secure_eval.transport import Tcp
+from secure_eval.transport import Tcp, Transport
 
 
 def ledger_to_dict(ledger: Ledger) -> dict[str, Any]:
@@ -32,7 +33,7 @@ class Worker:
     """State of one role's process."""
 
     def __init__(self) -> None:
-        self.transport: Tcp | None = None
+        self.transport: Transport | None = None
         self.role: Party | Dealer | None = None
 
     def start(self, message: dict[str, Any], _: dict[str, Tensor]) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Worker:
         self._name = message["role"]
         self._protocol = protocols.get(message["protocol"])
         self._fraction_bits = message["fraction_bits"]
+        self._network = None if message["network"] is None else Link(**message["network"])
         self._credentials = Credentials(**message["credentials"])
         self._listener = listen()
         return {"address": list(self._listener.getsockname()[:2])}
@@ -49,7 +51,7 @@ class Worker:
         pairs = [(a, b) for a, b in links(self._protocol) if self._name in (a, b)]
         sockets = connect_all(self._name, self._listener, pairs, addresses, self._credentials)
         self._listener.close()
-        self.transport = Tcp(self._name, sockets)
+        self.transport = over(self._network, Tcp(self._name, sockets))
         role = Dealer if self._name == "dealer" else Party
         self.role = role(self._protocol, self.transport, self._fraction_bits)
         return {}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from distill import Architecture
 
 CACHE = "distill/.teacher"
+EMULATED = "verify/emulated"
+"""Folder of the queries over emulated networks: <network>/<id of a model>."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,11 @@ def tidy(context: Context) -> None:
     """Remove the cached teacher outputs, which are large, and what earlier fronts' students have left behind."""
     shutil.rmtree(context.run / CACHE, ignore_errors=True)
     present = {"teacher", *(student.id for student in students(context))}
-    for stage in ("distill", "verify"):
-        for folder in (context.run / stage).glob("*/"):
-            if folder.name not in present:
-                shutil.rmtree(folder)
+    folders = [*(context.run / "distill").glob("*/"), *(context.run / EMULATED).glob("*/*/")]
+    folders += [folder for folder in (context.run / "verify").glob("*/") if folder != context.run / EMULATED]
+    for folder in folders:
+        if folder.name not in present:
+            shutil.rmtree(folder)
 
 
 def results(context: Context) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from recipes.files import read_json, replace_directory, write_json
 from recipes.progress import Callback
 from recipes.rundir import Step
 from recipes.schema import section
+from recipes.stages import emulate as emulate_stage
 from recipes.stages import verify as verify_stage
 
 PROGRAM = "program.pt2"
@@ -42,6 +43,7 @@ def steps(context: Context) -> list[Step]:
         progress(len(formats), len(formats), "exported")
 
     needs = ["data", "search", "choice", *(f"verify/{name}" for name in verify_stage.verified(context))]
+    needs += [step.name for step in emulate_stage.steps(context)]
     return [
         Step(
             name="export",

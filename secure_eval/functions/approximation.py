@@ -16,9 +16,9 @@ Array = NDArray[np.float64]
 _POINTS = 4001
 
 
-def chebyshev_grid(low: float, high: float) -> Array:
+def chebyshev_grid(low: float, high: float, points: int = _POINTS) -> Array:
     """Points of [low, high], dense at the ends as minimax fits want them."""
-    nodes: Array = np.cos(np.linspace(np.pi, 0, _POINTS))
+    nodes: Array = np.cos(np.linspace(np.pi, 0, points))
     return (low + high) / 2 + (high - low) / 2 * nodes
 
 
@@ -30,12 +30,14 @@ def fit(
     x_bits: int,
     out_bits: int,
     relative: bool = False,
+    points: int = _POINTS,
 ) -> tuple[float, ...]:
     """Coefficients, constant first, each a multiple of what the ring holds, for `function` on [low, high].
 
-    The error (relative to the function's value if `relative`) is weighted until it is nearly level (Lawson, 1961).
+    The error (relative to the function's value if `relative`) is weighted until it is nearly level (Lawson, 1961). A few hundred
+    `points` do for a short piece of a smooth function.
     """
-    x = chebyshev_grid(low, high)
+    x = chebyshev_grid(low, high, points)
     y = function(x)
     scale = 1 / np.abs(y) if relative else np.ones_like(y)
     fixed: dict[int, float] = {}

@@ -41,11 +41,26 @@ async def layer_norm(
     axes = tuple(range(-dims, 0))
     n = prod(x.shape[-dims:])
     halvings = n.bit_length() - 1
-    k = n / 2**halvings
     x = await p.rescale(x, min(max(x.fraction_bits, p.fraction_bits), 2 * p.fraction_bits))
     centred = x.map(lambda s: s * n - s.sum(axes, keepdim=True))
     scaled = Secret(centred.shares, x.fraction_bits + halvings)
-    opened = await p.open_masked(scaled, shift=scaled.fraction_bits - p.fraction_bits, degree=2)
+    return await over_root_mean_square(p, scaled, n / 2**halvings, dims, weight, bias, eps, variances)
+
+
+async def over_root_mean_square(
+    p: Protocol,
+    x: Secret,
+    k: float,
+    dims: int,
+    weight: Secret | None,
+    bias: Secret | None,
+    eps: float,
+    variances: LayerNormRange,
+) -> Secret:
+    """y / sqrt(mean(y^2) + eps) * weight + bias with y = x / k over the last `dims` dimensions; error and needs as layer_norm's."""
+    axes = tuple(range(-dims, 0))
+    n = prod(x.shape[-dims:])
+    opened = await p.open_masked(x, shift=x.fraction_bits - p.fraction_bits, degree=2)
     deviation = await opened.truncated()
     square = await opened.polynomial([0.0, 0.0, 1.0], 2 * p.fraction_bits)
 

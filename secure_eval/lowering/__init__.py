@@ -4,7 +4,19 @@ builder.py collects the nodes, dispatch.py decides who computes an operation, re
 one subject a file.
 """
 
-from secure_eval.lowering import activations, arithmetic, attention, comparisons, shapes  # noqa: F401 (they register rules)
+from secure_eval.lowering import (  # noqa: F401 (they register rules)
+    activations,
+    arithmetic,
+    attention,
+    comparisons,
+    extrema,
+    indexing,
+    normalisation,
+    powers,
+    scattering,
+    shapes,
+    windows,
+)
 from secure_eval.lowering.builder import Builder, Unsupported
 from secure_eval.lowering.dispatch import CLEAR_ONLY_KEYWORDS, IGNORED, lower
 

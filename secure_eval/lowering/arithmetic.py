@@ -1,13 +1,14 @@
-"""Sums, products, powers, divisions and means."""
+"""Sums, products and means."""
 
 from __future__ import annotations
 
 from math import prod
 from typing import Any
 
-import torch
-
+from secure_eval.lowering.activations import gated_by_itself
 from secure_eval.lowering.builder import Builder
+from secure_eval.lowering.decompositions import lower_decomposed
+from secure_eval.lowering.normalisation import over_root_mean_square, weighted_norm
 from secure_eval.lowering.registry import rule
 from secure_eval.program import Ref
 
@@ -43,29 +44,18 @@ def _neg(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any
 def _mul(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     if isinstance(args[1], Ref) and args[0] == args[1]:
         return b.op("square", args[:1], value)
-    return b.op("mul", args[:2], value)
+    x, y = args[:2]
+    return (
+        gated_by_itself(b, x, y, value)
+        or over_root_mean_square(b, x, y, value)
+        or weighted_norm(b, x, y, value)
+        or b.op("mul", [x, y], value)
+    )
 
 
 @rule("square.default")
 def _square(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     return b.op("square", args[:1], value)
-
-
-@rule("pow.Tensor_Scalar")
-def _pow(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    x, n = args
-    if n == 1:
-        return x
-    if n == -1 or n == -0.5:
-        return (lower_reciprocal if n == -1 else _rsqrt)(b, [x], {}, value)
-    if n == 0.5:
-        return _sqrt(b, [x], {}, value)
-    if n == int(n) and n > 1 and (int(n) & (int(n) - 1)) == 0:
-        return b.op("power", [x, int(n)], value)
-    if n == 3:
-        return b.op("mul", [b.op("square", [x], value), x], value)
-    b.fail("aten.pow", f"exponent {n}; allowed: -1, -0.5, 0.5, 1, 3 and powers of two")
-    return None
 
 
 @rule("matmul.default", "bmm.default", "mm.default")
@@ -81,8 +71,7 @@ def _linear(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> 
 @rule("addmm.default")
 def _addmm(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     if kwargs.get("alpha", 1) != 1 or kwargs.get("beta", 1) != 1:
-        b.fail("aten.addmm", "alpha and beta other than 1")
-        return None
+        return lower_decomposed(b, "aten.addmm.default", args, kwargs)
     return b.op("add", [b.op("matmul", args[1:3], value), args[0]], value)
 
 
@@ -98,36 +87,3 @@ def _mean(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> An
     dims, keepdim = reduced_dims(args, kwargs, len(b.shape(x)))
     count = prod(b.shape(x)[d] for d in dims)
     return b.op("mul", [b.op("view", ["aten.sum.dim_IntList", x, dims, keepdim], value), 1.0 / count], value)
-
-
-@rule("div.Tensor", "div.Scalar", "true_divide.Tensor")
-def _div(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    x, y = args[:2]
-    if isinstance(y, (int, float)):
-        return b.op("mul", [x, 1.0 / y], value)
-    if b.level(y) in ("constant", "owner", "public", "client"):
-        node = b.by_name[y.name]
-        inverse = b.add(
-            "aten::aten.reciprocal.default",
-            (y,),
-            node.level,
-            torch.empty(node.shape, dtype=torch.float32, device="meta"),
-        )
-        return b.op("mul", [x, inverse], value)
-    inverse = lower_reciprocal(b, [y], {}, torch.empty(b.shape(y), device="meta"))
-    return inverse if x == 1 else b.op("mul", [x, inverse], value)
-
-
-@rule("reciprocal.default")
-def lower_reciprocal(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return b.op("reciprocal", [args[0], 2.0**-6, 2.0**14], value)
-
-
-@rule("rsqrt.default")
-def _rsqrt(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return b.op("rsqrt", [args[0], 2.0**-8, 2.0**14], value)
-
-
-@rule("sqrt.default")
-def _sqrt(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return b.op("mul", [args[0], _rsqrt(b, args, kwargs, value)], value)

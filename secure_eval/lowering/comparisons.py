@@ -1,100 +1,194 @@
-"""Comparisons, selections, and what is made of them."""
+"""Comparisons, what is made of their bits, and selections by them."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from secure_eval.lowering.activations import number
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
+from secure_eval.lowering.dispatch import full
+from secure_eval.lowering.indexing import clear, shaped
 from secure_eval.lowering.registry import RULES, Rule, rule
-from secure_eval.program import Node, Ref
+from secure_eval.program import Ref
+
+# -- selections --------------------------------------------------------------------------------------------------
 
 
-@rule("where.self", "where.ScalarOther", "where.ScalarSelf")
+@rule("where.self", "where.Scalar", "where.ScalarOther", "where.ScalarSelf")
 def _where(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    condition = b.by_name[args[0].name]
-    if condition.level == "secret" and (inverse := _inverted(b, condition)) is not None:
-        args, condition = [inverse, args[2], args[1]], b.by_name[inverse.name]
-    if condition.level == "secret" and condition.op != "less":
-        b.fail("aten.where", "the condition is a combination of secret comparisons")
-    constants = {a.name: b.constants.get(a.name) for a in args[1:] if isinstance(a, Ref)}
-    args = [args[0], *(_scalar(constants.get(a.name), a) if isinstance(a, Ref) else a for a in args[1:])]
-    return b.op("where", args, value)
+    condition = args[0]
+    if b.is_secret(condition) and (inverse := _inverted(b, condition)) is not None:
+        args = [inverse, args[2], args[1]]
+    return b.op("where", [args[0], *_numbers(b, args, tuple(value.shape))], value)
 
 
-def _inverted(b: Builder, node: Node) -> Ref | None:
-    """The comparison of which `node` is the negation 1 - bit."""
-    if (
-        node.op == "sub"
-        and node.args[0] == 1.0
-        and b.is_secret(node.args[1])
-        and b.by_name[node.args[1].name].op == "less"
-    ):
+def _numbers(b: Builder, args: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    """The two branches, a constant that is one number all over as a number where the other operands have the whole shape."""
+    branches = list(args[1:])
+    for i, branch in enumerate(branches):
+        others = [b.shape(v) for v in (args[0], branches[1 - i]) if isinstance(v, Ref)]
+        if isinstance(branch, Ref) and torch.broadcast_shapes(*others) == torch.Size(shape):
+            branches[i] = number(b, branch)
+    return branches
+
+
+def _inverted(b: Builder, bit: Ref) -> Ref | None:
+    """The bit of which `bit` is the negation 1 - bit."""
+    node = b.by_name[bit.name]
+    if node.op == "sub" and node.args[0] == 1.0 and b.is_secret(node.args[1]) and _is_bit(b, node.args[1]):
         inverse: Ref = node.args[1]
         return inverse
     return None
 
 
-def _scalar(constant: Tensor | None, ref: Ref) -> Any:
-    """A stored one-element constant as a Python number (masks are filled with them)."""
-    if constant is not None and constant.numel() == 1 and constant.device.type != "meta":
-        return float(constant)
-    return ref
+def _is_bit(b: Builder, value: Any) -> bool:
+    return isinstance(value, Ref) and b.by_name[value.name].dtype == torch.bool
 
 
-@rule("masked_fill.Scalar", "masked_fill_.Scalar")
+@rule("masked_fill.Scalar", "masked_fill_.Scalar", "masked_fill.Tensor", "masked_fill_.Tensor")
 def _masked_fill(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    x, mask, fill = args
-    node = b.by_name[mask.name]
-    inverted = b.add(
-        "aten::aten.logical_not.default",
-        (mask,),
-        node.level,
-        torch.empty(node.shape, dtype=torch.bool, device="meta"),
-        integral=True,
-    )
-    return b.op("where", [inverted, x, float(fill)], value)
+    x, mask, fill = args[0], args[1], number(b, args[2])
+    fill = fill if isinstance(fill, Ref) else float(fill)
+    if b.is_secret(mask):
+        return _where(b, [mask, fill, x], {}, value)
+    level = b.level(mask)
+    kept = clear(b, "aten.logical_not.default", level, shaped(b.shape(mask), torch.bool), mask)
+    return b.op("where", [kept, x, fill], value)
+
+
+# -- bits ----------------------------------------------------------------------------------------------------------
+
+
+def _not(b: Builder, bit: Ref, value: Any) -> Ref:
+    return _inverted(b, bit) or b.op("sub", [1.0, bit], value)
 
 
 def _compare(swap: bool, invert: bool) -> Rule:
     def compare(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-        x, y = args[:2]
+        x, y = args[0], number(b, args[1])
         bit = b.op("less", [y, x] if swap else [x, y], value)
-        return b.op("sub", [1.0, bit], value) if invert else bit
+        return _not(b, bit, value) if invert else bit
 
     return compare
 
 
-for _name, _swap, _invert in (
-    ("lt", False, False),
-    ("gt", True, False),
-    ("ge", False, True),
-    ("le", True, True),
+def _equal(invert: bool) -> Rule:
+    def equal(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+        bit = b.op("equal", args[:2], value)
+        return _not(b, bit, value) if invert else bit
+
+    return equal
+
+
+for _name, _rule in (
+    ("lt", _compare(False, False)),
+    ("gt", _compare(True, False)),
+    ("ge", _compare(False, True)),
+    ("le", _compare(True, True)),
+    ("eq", _equal(False)),
+    ("ne", _equal(True)),
 ):
-    RULES[f"aten.{_name}.Scalar"] = RULES[f"aten.{_name}.Tensor"] = _compare(_swap, _invert)
+    RULES[f"aten.{_name}.Scalar"] = RULES[f"aten.{_name}.Tensor"] = _rule
 
 
 @rule("logical_not.default", "bitwise_not.default")
-def _not(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    node = b.by_name[args[0].name]
-    inverse = _inverted(b, node)
-    if inverse is None and node.op != "less":
+def _logical_not(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    if not _is_bit(b, args[0]):
         b.fail("aten.logical_not", "of what is not a comparison")
         return None
-    return inverse or b.op("sub", [1.0, args[0]], value)
+    return _not(b, args[0], value)
 
 
-@rule("maximum.default")
+def _and(b: Builder, x: Ref, y: Ref, value: Any) -> Ref:
+    return b.op("mul", [x, y], value)
+
+
+def _or(b: Builder, x: Ref, y: Ref, value: Any) -> Ref:
+    """x + y - x y."""
+    return b.op("sub", [b.op("add", [x, y], value), _and(b, x, y, value)], value)
+
+
+def _xor(b: Builder, x: Ref, y: Ref, value: Any) -> Ref:
+    """x + y - 2 x y."""
+    both = b.op("mul", [_and(b, x, y, value), 2.0], value)
+    return b.op("sub", [b.op("add", [x, y], value), both], value)
+
+
+def _of_bits(name: str, combine: Any) -> Rule:
+    def lower(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+        if not all(_is_bit(b, v) for v in args[:2]):
+            b.fail(f"aten.{name}", "of what are not comparisons")
+            return None
+        return combine(b, *args[:2], value)
+
+    return lower
+
+
+for _name, _combine in (("and", _and), ("or", _or), ("xor", _xor)):
+    for _target in (f"__{_name}__.Tensor", f"logical_{_name}.default", f"bitwise_{_name}.Tensor"):
+        RULES[f"aten.{_target}"] = RULES[f"aten.{_target.replace('.', '_.')}"] = _of_bits(
+            _target.partition(".")[0], _combine
+        )
+
+
+def _counted(
+    b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any, name: str
+) -> tuple[Ref, int] | None:
+    """How many bits of a row are set, and how many there are."""
+    x = args[0]
+    if not _is_bit(b, x):
+        b.fail(f"aten.{name}", "of what are not comparisons")
+        return None
+    dims, keepdim = reduced_dims(args, kwargs, len(b.shape(x)))
+    count = b.op("view", ["aten.sum.dim_IntList", x, dims, keepdim], shaped(value.shape, torch.int64))
+    return count, prod(b.shape(x)[d] for d in dims)
+
+
+@rule("all.default", "all.dim", "all.dims")
+def _all(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    counted = _counted(b, args, kwargs, value, "all")
+    return None if counted is None else _not(b, b.op("less", [counted[0], float(counted[1])], value), value)
+
+
+@rule("any.default", "any.dim", "any.dims")
+def _any(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    counted = _counted(b, args, kwargs, value, "any")
+    return None if counted is None else _not(b, b.op("less", [counted[0], 1.0], value), value)
+
+
+@rule("isnan.default", "isinf.default")
+def _never(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """No ring element stands for an infinity, or for no number."""
+    return full(b, value, False)
+
+
+@rule("nan_to_num.default")
+def _nan_to_num(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    return args[0]
+
+
+@rule("sign.default", "sgn.default")
+def _sign(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """1 - 2 [x < 0] - [x = 0]: both bits from one opening."""
+    negative = b.op("mul", [b.op("less", [args[0], 0.0], value), 2.0], value)
+    return b.op("sub", [b.op("sub", [1.0, negative], value), b.op("equal", [args[0], 0.0], value)], value)
+
+
+# -- the larger and the largest --------------------------------------------------------------------------------------
+
+
+@rule("maximum.default", "max.other", "fmax.default")
 def _maximum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """max(x, y) = y + relu(x - y)."""
     x, y = args
     return b.op("add", [b.op("relu", [b.op("sub", [x, y], value)], value), y], value)
 
 
-@rule("minimum.default")
+@rule("minimum.default", "min.other", "fmin.default")
 def _minimum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """min(x, y) = x - relu(x - y)."""
     x, y = args
@@ -105,12 +199,3 @@ def _minimum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) ->
 def _abs(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """abs(x) = 2 relu(x) - x."""
     return b.op("sub", [b.op("mul", [b.op("relu", args[:1], value), 2.0], value), args[0]], value)
-
-
-@rule("amax.default")
-def _amax(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    dims, keepdim = reduced_dims(args, kwargs, len(b.shape(args[0])))
-    if len(dims) != 1:
-        b.fail("aten.amax", "more than one dimension")
-        return None
-    return b.op("amax", [args[0], dims[0], keepdim], value)

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from secure_eval.lowering.builder import Builder
+from secure_eval.lowering.decompositions import decomposes, lower_decomposed, operation
 from secure_eval.lowering.registry import RULES
 from secure_eval.program import Node, Ref
 
 IGNORED = {
     "aten._assert_tensor_metadata.default",
     "aten._assert_async.msg",
+    "aten._assert_scalar.default",
     "aten.sym_constrain_range_for_size.default",
 }
 
@@ -22,7 +24,6 @@ CLEAR_ONLY_KEYWORDS = {"device", "pin_memory", "layout", "memory_format", "non_b
 
 
 _SAME = {
-    "aten.dropout.default",
     "aten.contiguous.default",
     "aten.clone.default",
     "aten.detach.default",
@@ -36,11 +37,23 @@ _SAME = {
     "aten._to_copy.default",
 }
 
+_ALIASES = {
+    "aten.detach.default",
+    "aten.detach_.default",
+    "aten.alias.default",
+    "aten.lift_fresh_copy.default",
+}
+"""Of these the ones that keep type and layout: a clear value stands for its own alias."""
+
+_COPIES = {"aten.clone.default", "aten.contiguous.default"}
+"""Copies, which change the layout at most: that of one element, nothing."""
+
+_READS = {"aten.item.default", "aten._local_scalar_dense.default"}
+
+_DROPOUTS = {"aten.dropout.default", "aten.feature_dropout.default", "aten.native_dropout.default"}
 
 _VIEWS = {
-    "aten.view.default",
     "aten.reshape.default",
-    "aten._unsafe_view.default",
     "aten.flatten.using_ints",
     "aten.unflatten.int",
     "aten.transpose.int",
@@ -59,10 +72,33 @@ _VIEWS = {
     "aten.repeat.default",
     "aten.flip.default",
     "aten.roll.default",
+    "aten.tril.default",
+    "aten.triu.default",
+    "aten.diagonal.default",
+    "aten.unfold.default",
+    "aten.pixel_shuffle.default",
+    "aten.pixel_unshuffle.default",
     "aten.sum.default",
     "aten.sum.dim_IntList",
     "aten.cumsum.default",
 }
+
+_RESHAPES = {"aten.view.default", "aten._unsafe_view.default"}
+"""Reshapes that need the strides of the value that was traced; those of a share may differ."""
+
+_FILLS = {
+    "aten.zeros_like.default": 0,
+    "aten.ones_like.default": 1,
+    "aten.empty_like.default": 0,
+    "aten.new_zeros.default": 0,
+    "aten.new_ones.default": 1,
+    "aten.new_empty.default": 0,
+    "aten.zero.default": 0,
+    "aten.full_like.default": None,
+    "aten.new_full.default": None,
+    "aten.fill.Scalar": None,
+}
+"""Operations that take nothing but the shape of a value, and the number that they fill it with: None, their last argument."""
 
 
 def lower(
@@ -85,15 +121,38 @@ def _levels(builder: Builder, values: Any) -> set[str]:
 def _stand_in(builder: Builder, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_stand_in(builder, v) for v in value]
-    return builder.add("unsupported", (), "secret", value) if isinstance(value, Tensor) else _MISSING
+    if isinstance(value, Tensor) and _is_static(value):
+        return builder.add("unsupported", (), "secret", value)
+    return _MISSING
+
+
+def _is_static(value: Any) -> bool:
+    """Whether the shapes of one or several values are numbers."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_static, value))
+    return not isinstance(value, Tensor) or all(isinstance(size, int) for size in value.shape)
 
 
 def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     if _is_missing(args) or _is_missing(list(kwargs.values())):
         return _MISSING
+    if target in _READS or _reads([args, list(kwargs.values())]):
+        if not isinstance(value, (Tensor, list, tuple)):
+            return _READ
+        builder.fail(target, "a value read from a tensor decides shapes")
+        return _MISSING
+    if not _is_static(value):
+        builder.fail(target, "how many elements come out depends on values")
+        return _MISSING
     if target == "<built-in function getitem>":
         return args[0][args[1]]
+    target = "aten.reshape.default" if target in _RESHAPES else target
     levels = _levels(builder, [args, list(kwargs.values())])
+    if target in _FILLS and isinstance(value, Tensor):
+        number = _FILLS[target]
+        return full(builder, value, kwargs.get("fill_value", args[-1]) if number is None else number)
+    if target in _DROPOUTS:
+        return _dropped(builder, target, args, value)
     if (
         "aten.embedding" in target
         and builder.embedding == "client"
@@ -108,13 +167,50 @@ def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, A
     if target in _SAME:
         return _cast(builder, target, builder.secret(args[0]), value)
     if target in _VIEWS:
-        rest = [v for k, v in kwargs.items() if k != "dtype"]  # in the ring a sum has no other type
-        return builder.op("view", [target, builder.secret(args[0]), *args[1:], *rest], value)
+        return view(builder, target, args, kwargs, value)
     rule = RULES.get(target)
-    if rule is None:
-        builder.fail(target)
+    if rule is not None:
+        return rule(builder, args, kwargs, value)
+    if decomposes(target):
+        return lower_decomposed(builder, target, args, kwargs)
+    builder.fail(target)
+    return _MISSING
+
+
+def view(b: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """A view by the torch operation named. Arguments are put in the order of its schema; those that are keyword-only, as the type of a
+    sum, say nothing in the ring."""
+    schema = [a for a in operation(target)._schema.arguments if not a.kwarg_only]
+    given = dict(zip((a.name for a in schema), args, strict=False)) | kwargs
+    last = max(i for i, a in enumerate(schema) if a.name in given)
+    x, *rest = (given.get(a.name, a.default_value) for a in schema[: last + 1])
+    return b.op("view", [target, b.secret(x), *rest], value)
+
+
+def full(b: Builder, value: Tensor, number: Any) -> Ref:
+    """A constant of the shape and type of `value`, all of it one number. One element is stored: rules read numbers from it."""
+    shape = list(value.shape)
+    if value.numel() == 1:
+        return b.constant(f"full_{len(b.nodes)}", torch.full(shape, number, dtype=value.dtype, device="cpu"))
+    whole = not value.is_floating_point() or float(number).is_integer()
+    return b.add(
+        "aten::aten.full.default",
+        (shape, number),
+        "constant",
+        value,
+        kwargs={"dtype": value.dtype},
+        integral=whole,
+    )
+
+
+def _dropped(b: Builder, target: str, args: list[Any], value: Any) -> Any:
+    """Dropout, which does nothing in a model that is not trained: one that is switched on all the same is refused."""
+    probability = args[1] if len(args) > 1 else 0.5
+    if len(args) > 2 and args[2] and probability:
+        b.fail(target, "is switched on though the model is in eval mode")
         return _MISSING
-    return rule(builder, args, kwargs, value)
+    kept = b.secret(args[0]) if b.level(args[0]) == "secret" else args[0]
+    return [kept, full(b, value[1], 1)] if target == "aten.native_dropout.default" else kept
 
 
 def _cast(b: Builder, target: str, x: Ref, value: Any) -> Any:
@@ -129,6 +225,12 @@ def _cast(b: Builder, target: str, x: Ref, value: Any) -> Any:
 
 
 _MISSING = object()
+_READ = object()
+"""A number that was read from a tensor. Asserting something of it is one thing; nothing else can be made of it."""
+
+
+def _reads(values: Any) -> bool:
+    return values is _READ or isinstance(values, (list, tuple)) and any(map(_reads, values))
 
 
 def _is_missing(values: list[Any]) -> bool:
@@ -163,6 +265,8 @@ def _table_for_client(builder: Builder, table: Ref) -> Ref:
 def _clear(
     builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, level: str
 ) -> Any:
+    if target in _ALIASES or target in _COPIES and isinstance(value, Tensor) and value.numel() == 1:
+        return args[0]
     if isinstance(value, (list, tuple)):
         whole = builder.add(f"aten::{target}", tuple(args), level, (), kwargs=kwargs)
         return [builder.add("getitem", (whole, i), level, v) for i, v in enumerate(value)]

@@ -16,6 +16,7 @@ RULES: dict[str, Rule] = {}
 def rule(*targets: str) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         for target in targets:
+            assert f"aten.{target}" not in RULES, f"two rules for aten.{target}"
             RULES[f"aten.{target}"] = function
         return function
 

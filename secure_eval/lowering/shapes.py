@@ -1,28 +1,33 @@
-"""Joining, splitting and indexing."""
+"""Joining, splitting and padding."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from secure_eval.lowering.builder import Builder
+from secure_eval.lowering.dispatch import full
+from secure_eval.lowering.indexing import clear, shaped
 from secure_eval.lowering.registry import rule
-from secure_eval.program import Ref
 
 
 @rule("cat.default")
 def _cat(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return _joined(b, "aten.cat.default", args, value)
+    return _joined(b, "aten.cat.default", args, kwargs, value)
 
 
 @rule("stack.default")
 def _stack(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return _joined(b, "aten.stack.default", args, value)
+    return _joined(b, "aten.stack.default", args, kwargs, value)
 
 
-def _joined(b: Builder, target: str, args: list[Any], value: Any) -> Any:
-    return b.op("cat", [target, list(args[0]), args[1] if len(args) > 1 else 0], value)
+def _joined(b: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    parts = list(args[0])
+    if target == "aten.cat.default":  # torch lets an empty vector be joined to anything
+        parts = [p for p in parts if b.shape(p) != (0,) or len(value.shape) == 1]
+    return b.op("cat", [target, parts, kwargs.get("dim", args[1] if len(args) > 1 else 0)], value)
 
 
 @rule("split.Tensor", "split_with_sizes.default", "chunk.default")
@@ -36,27 +41,49 @@ def _split(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
     return parts
 
 
-@rule("embedding.default")
-def _embedding(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    table, index = args[:2]
-    if b.level(index) in ("public", "constant"):
-        return b.op("take", [b.secret(table), index], value)
-    if b.level(index) != "client":
-        b.fail("aten.embedding", "the indices depend on secret values")
-        return None
-    rows = b.shape(table)[0]
-    one_hot = torch.empty((*b.shape(index), rows), dtype=torch.int64, device="meta")
-    hot = b.add("aten::aten.one_hot.default", (index, rows), "client", one_hot, integral=True)
-    return b.op("matmul", [hot, table], value)
+@rule("unbind.int")
+def _unbind(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    return [b.op("view", ["aten.select.int", b.secret(args[0]), dim, i], p) for i, p in enumerate(value)]
 
 
-@rule("index.Tensor")
-def _index(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    x, indices = args
-    if any(isinstance(i, Ref) and b.level(i) not in ("public", "constant") for i in indices):
-        b.fail("aten.index.Tensor", "an index depends on secret values")
-        return None
-    if len(indices) == 1:
-        return b.op("take", [b.secret(x), indices[0]], value)
-    b.fail("aten.index.Tensor", "more than one index tensor")
-    return None
+@rule("constant_pad_nd.default")
+def _constant_pad(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """Zeros around; another number is a public constant that is zero where the value is."""
+    x, widths = b.secret(args[0]), list(args[1])
+    number = kwargs.get("value", args[2] if len(args) > 2 else 0)
+    padded = b.op("view", ["aten.constant_pad_nd.default", x, widths], value)
+    if not number:
+        return padded
+    inside = full(b, shaped(b.shape(x)), 0)
+    frame = clear(b, "aten.constant_pad_nd.default", "constant", shaped(value.shape), inside, widths, number)
+    return b.op("add", [padded, frame], value)
+
+
+@rule("pad.default")
+def _pad(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """Constant padding; reflected and repeated elements are looked up at public positions, a dimension after the other."""
+    x, widths = b.secret(args[0]), list(args[1])
+    mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
+    number = kwargs.get("value", args[3] if len(args) > 3 else None)
+    if mode == "constant":
+        return _constant_pad(b, [x, widths, number or 0], {}, value)
+    shape = list(b.shape(x))
+    for i in range(len(widths) // 2):
+        dim, (left, right) = len(shape) - 1 - i, widths[2 * i : 2 * i + 2]
+        size = shape[dim]
+        shape[dim] += left + right
+        index = b.constant(f"padding_{len(b.nodes)}", _sources(size, left, right, mode))
+        x = b.op("view", ["aten.index_select.default", x, dim, index], shaped(shape))
+    return x
+
+
+def _sources(size: int, left: int, right: int, mode: str) -> Tensor:
+    """Which element of a dimension each element of the padded one is."""
+    positions = torch.arange(-left, size + right, device="cpu")
+    if mode == "replicate":
+        return positions.clamp(0, size - 1)
+    if mode == "circular":
+        return positions % size
+    period = max(1, 2 * (size - 1))
+    return (positions % period - (size - 1)).abs().neg() + (size - 1)

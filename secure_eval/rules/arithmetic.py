@@ -64,7 +64,7 @@ async def _power(p: Protocol, node: Node, x: Secret, n: int) -> Secret:
     return x
 
 
-async def _product(p: Protocol, op: Bilinear, x: Any, y: Any) -> Secret:
+async def product(p: Protocol, op: Bilinear, x: Any, y: Any) -> Secret:
     if isinstance(x, Secret) and isinstance(y, Secret):
         return await p.bilinear(op, *await fit(p, x, y))
     if isinstance(x, Secret):
@@ -78,13 +78,13 @@ async def _product(p: Protocol, op: Bilinear, x: Any, y: Any) -> Secret:
 
 @rule
 async def _matmul(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
-    return await _product(p, MATMUL, x, y)
+    return await product(p, MATMUL, x, y)
 
 
 @rule
 async def _linear(p: Protocol, node: Node, x: Secret, weight: Any, bias: Any) -> Secret:
     x = await p.rescale(x)
-    result = await _product(p, LINEAR, x, weight)
+    result = await product(p, LINEAR, x, weight)
     if bias is None:
         return result
     return p.add(result, bias) if isinstance(bias, Secret) else await plus_clear(p, result, bias)

@@ -1,4 +1,4 @@
-"""Operations that have a function of their own."""
+"""Norms, softmax and what else works on rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.functions.gelu import gelu
 from secure_eval.functions.layer_norm import layer_norm
-from secure_eval.functions.maximum import amax
-from secure_eval.functions.normalised import reciprocal, rsqrt
+from secure_eval.functions.rms_norm import rms_norm
 from secure_eval.functions.softmax import softmax_numerator
-from secure_eval.functions.tanh import tanh
 from secure_eval.program import Node
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.rules.registry import rule
@@ -21,32 +18,6 @@ from secure_eval.rules.scaling import plus_clear
 
 MASK_BELOW = -5e3
 """An additive public mask below this selects; above, it is a number and is added."""
-
-
-@rule
-async def _relu(p: Protocol, node: Node, x: Secret) -> Secret:
-    positive = p.invert(await p.less_than(x, [0.0]))[0]
-    return await p.select(positive, x)
-
-
-@rule
-async def _gelu(p: Protocol, node: Node, x: Secret, approximate: str) -> Secret:
-    return await gelu(p, x, approximate)
-
-
-@rule
-async def _tanh(p: Protocol, node: Node, x: Secret) -> Secret:
-    return await tanh(p, x)
-
-
-@rule
-async def _reciprocal(p: Protocol, node: Node, x: Secret, low: float, high: float) -> Secret:
-    return await reciprocal(p, x, low, high)
-
-
-@rule
-async def _rsqrt(p: Protocol, node: Node, x: Secret, low: float, high: float) -> Secret:
-    return await rsqrt(p, x, low, high)
 
 
 @rule
@@ -64,15 +35,16 @@ async def _softmax_numerator(p: Protocol, node: Node, x: Secret, mask: Tensor | 
 async def _layer_norm(
     p: Protocol, node: Node, x: Secret, dims: int, weight: Any, bias: Any, eps: float
 ) -> Secret:
-    secret_weight, secret_bias = (
-        v
-        if v is None or isinstance(v, Secret)
-        else p.public(ring.encode(v, p.fraction_bits), p.fraction_bits)
-        for v in (weight, bias)
-    )
-    return await layer_norm(p, x, dims, secret_weight, secret_bias, eps)
+    return await layer_norm(p, x, dims, _shared(p, weight), _shared(p, bias), eps)
 
 
 @rule
-async def _amax(p: Protocol, node: Node, x: Secret, dim: int, keepdim: bool) -> Secret:
-    return await amax(p, x, dim, keepdim)
+async def _rms_norm(p: Protocol, node: Node, x: Secret, dims: int, weight: Any, eps: float) -> Secret:
+    return await rms_norm(p, x, dims, _shared(p, weight), eps)
+
+
+def _shared(p: Protocol, value: Any) -> Secret | None:
+    """An affine parameter, public or secret or none, as a secret."""
+    if value is None or isinstance(value, Secret):
+        return value
+    return p.public(ring.encode(value, p.fraction_bits), p.fraction_bits)

@@ -24,8 +24,8 @@ async def times_clear(p: Protocol, x: Secret, factor: Any, integral: bool) -> Se
     if isinstance(factor, Tensor):
         if integral:
             return p.scale(x, factor.to(ring.DTYPE))
-        x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits))
-        bits = MAX_PRODUCT_BITS - 2 * p.fraction_bits
+        bits = max(MAX_PRODUCT_BITS - 2 * p.fraction_bits, p.fraction_bits)
+        x = await p.rescale(x, min(x.fraction_bits, MAX_PRODUCT_BITS - bits))
         return p.scale(x, ring.encode(factor, bits), bits)
     mantissa, exponent = frexp(abs(factor))
     if mantissa == 0.5:
@@ -40,12 +40,19 @@ async def times_clear(p: Protocol, x: Secret, factor: Any, integral: bool) -> Se
     return p.scale(x, round(factor * 2**bits), bits)
 
 
-async def plus_clear(p: Protocol, x: Secret, value: Any) -> Secret:
-    """x + value, x truncated first where the summand would not fit its fraction bits."""
+async def holding(p: Protocol, x: Secret, value: Any) -> Secret:
+    """x truncated where a public summand would not fit its fraction bits, and lifted where they would cut it off."""
     tensor = isinstance(value, Tensor)
     if x.fraction_bits > MAX_PRODUCT_BITS if tensor else abs(value) * 2.0**x.fraction_bits >= 2.0**61:
         x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits))
-    if tensor:
+    whole = not value.is_floating_point() if tensor else float(value).is_integer()
+    return p.lift(x, max(x.fraction_bits, 0 if whole else p.fraction_bits))
+
+
+async def plus_clear(p: Protocol, x: Secret, value: Any) -> Secret:
+    """x + value."""
+    x = await holding(p, x, value)
+    if isinstance(value, Tensor):
         return p.add_public(x, ring.encode(value, x.fraction_bits))
     return p.add_real(x, float(value))
 

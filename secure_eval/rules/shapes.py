@@ -40,3 +40,20 @@ async def _cat(p: Protocol, node: Node, target: str, parts: list[Any], dim: int)
 @rule
 async def _take(p: Protocol, node: Node, table: Secret, index: Tensor) -> Secret:
     return table.map(lambda s: s[index])
+
+
+@rule
+async def _one_hot(p: Protocol, node: Node, x: Secret, n: int) -> Secret:
+    """[x = j] = [x < j + 1/2] - [x < j - 1/2]: n - 1 comparisons of x, all read from one opening of it."""
+    ones = p.public(torch.ones((1, *x.shape), dtype=ring.DTYPE, device=x.shares[0].device), 0)
+    if n == 1:
+        return ones.map(lambda s: s.movedim(0, -1))
+    x = await p.rescale(x)
+    below = await p.bits_to_ring(await p.less_than(x, [j + 0.5 for j in range(n - 1)]))
+    upper = _joined([below, ones])
+    lower = below.map(lambda s: torch.cat([torch.zeros_like(s[:1]), s]))
+    return p.sub(upper, lower).map(lambda s: s.movedim(0, -1))
+
+
+def _joined(parts: list[Secret]) -> Secret:
+    return Secret([torch.cat(list(s)) for s in zip(*(x.shares for x in parts), strict=True)], 0)

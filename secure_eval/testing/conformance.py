@@ -26,17 +26,34 @@ from torch.nn import functional as F
 
 import secure_eval
 from secure_eval import protocols, ring
+from secure_eval.correlations import Recorder
+from secure_eval.functions.clamp import clamp
+from secure_eval.functions.elu import elu
+from secure_eval.functions.erf import erf
+from secure_eval.functions.exponential import exp
 from secure_eval.functions.gelu import gelu
 from secure_eval.functions.layer_norm import layer_norm
+from secure_eval.functions.logarithm import log
+from secure_eval.functions.maximum import max_with_index
+from secure_eval.functions.mish import mish
 from secure_eval.functions.normalised import reciprocal, rsqrt
+from secure_eval.functions.octave_power import signed_reciprocal, sqrt
+from secure_eval.functions.octaves import Octaves
+from secure_eval.functions.rms_norm import rms_norm
+from secure_eval.functions.sigmoid import sigmoid
+from secure_eval.functions.silu import silu
 from secure_eval.functions.softmax import softmax_numerator
+from secure_eval.functions.softplus import softplus
 from secure_eval.functions.tanh import tanh
 from secure_eval.program import SECRET_OPERATIONS
 from secure_eval.protocols.base import LINEAR, MATMUL, MUL, Bilinear, Bits, Protocol, Secret
-from secure_eval.scheduler import gather
+from secure_eval.roles import Party
+from secure_eval.scheduler import Scheduler, gather
+from secure_eval.testing.devices import OneDevice
 from secure_eval.testing.harness import Evaluation, Traffic, decoded, evaluate, observe
 from secure_eval.testing.operations import CASES
 from secure_eval.testing.statistics import Z_LIMIT, two_sample_z
+from secure_eval.transport import Counting
 
 LIMIT = 1 << 62
 """Values below this in magnitude have to be right everywhere."""
@@ -112,9 +129,26 @@ def _function_cases() -> dict[str, tuple[Callable[..., Any], Tensor, Callable[[T
         "gelu": (lambda p, x: gelu(p, x), wide, F.gelu, False),
         "gelu tanh": (lambda p, x: gelu(p, x, "tanh"), wide, lambda x: F.gelu(x, approximate="tanh"), False),
         "tanh": (tanh, wide, torch.tanh, False),
+        "sigmoid": (sigmoid, wide, torch.sigmoid, False),
+        "silu": (silu, wide, F.silu, False),
+        "erf": (erf, wide, torch.erf, False),
+        "softplus": (softplus, wide, F.softplus, False),
+        "elu": (elu, wide, F.elu, False),
+        "mish": (mish, wide, F.mish, False),
+        "clamp": (lambda p, x: clamp(p, x, -3.7, 2.5), wide, lambda x: x.clamp(-3.7, 2.5), False),
         "softmax": (softmax, scores, lambda x: torch.softmax(x, -1), False),
         "reciprocal": (lambda p, x: reciprocal(p, x), positive, torch.reciprocal, True),
         "rsqrt": (lambda p, x: rsqrt(p, x), positive, torch.rsqrt, True),
+        "signed_reciprocal": (signed_reciprocal, torch.cat([positive, -positive]), torch.reciprocal, True),
+        "sqrt": (sqrt, positive, torch.sqrt, True),
+        "exp": (exp, torch.linspace(-11, 20, 1501, dtype=torch.float64), torch.exp, True),
+        "log": (log, positive, torch.log, False),
+        "rms_norm": (
+            lambda p, x: rms_norm(p, x, 1, None, 1e-5),
+            rows,
+            lambda x: F.rms_norm(x, (48,), eps=1e-5),
+            False,
+        ),
         "layer_norm": (
             lambda p, x: layer_norm(p, x, 1, None, None, 1e-5),
             rows,
@@ -143,13 +177,30 @@ STEPS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "square": (lambda p, x: p.square(x), (1400,)),
     "truncate": (lambda p, x: p.truncate(x, 16), (11264,)),
     "compare": (_compare, (11264,)),
+    "compare few": (_compare, (1400,)),
     "select": (_select, (11264,)),
     "polynomial": (_poly, (1400,)),
     "gelu": (lambda p, x: gelu(p, x), (5632,)),
-    "tanh": (tanh, (11264,)),
+    "tanh": (tanh, (5632,)),
+    "sigmoid": (sigmoid, (5632,)),
+    "silu": (silu, (5632,)),
+    "erf": (erf, (5632,)),
+    "softplus": (softplus, (5632,)),
+    "elu": (elu, (5632,)),
+    "mish": (mish, (5632,)),
+    "clamp": (lambda p, x: clamp(p, x, -3.5, 2.5), (5632,)),
     "reciprocal": (lambda p, x: reciprocal(p, p.add_real(x, 100.0), 1.0, 128.0), (5632,)),
     "rsqrt": (lambda p, x: rsqrt(p, p.add_real(x, 100.0), 1.0, 128.0), (5632,)),
+    "signed_reciprocal": (
+        lambda p, x: signed_reciprocal(p, p.add_real(x, -100.0), Octaves(1.0, 128.0, signed=True)),
+        (5632,),
+    ),
+    "sqrt": (lambda p, x: sqrt(p, x, Octaves(1.0, 128.0)), (5632,)),
+    "exp": (exp, (5632,)),
+    "log": (lambda p, x: log(p, x, Octaves(1.0, 128.0)), (5632,)),
     "layer_norm": (lambda p, x: layer_norm(p, x, 1, None, None, 1e-5), (1400, 2)),
+    "rms_norm": (lambda p, x: rms_norm(p, p.add_real(x, 1.0), 1, None, 1e-5), (1400, 2)),
+    "max_with_index": (lambda p, x: max_with_index(p, x, -1), (11264, 3)),
     "softmax": (lambda p, x: softmax_numerator(p, x, None, -1), (11264, 2)),
 }
 """Everything that sends, on a shape that gives each message enough samples for a test of its bytes."""
@@ -179,9 +230,10 @@ def views(traffic: Sequence[Traffic], parties: Sequence[str]) -> Iterator[tuple[
 
 
 class ProtocolConformance:
-    """Inherit, set `protocol` to a registered name, and let pytest collect the class."""
+    """Inherit, set `protocol` to a registered name, and let pytest collect the class. `device` is where shares live in it."""
 
     protocol: ClassVar[str]
+    device: ClassVar[str] = "cpu"
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         tables: dict[str, Any] = {
@@ -201,7 +253,7 @@ class ProtocolConformance:
 
     def run(self, function: Callable[..., Any], *values: Tensor, **options: Any) -> Evaluation:
         """Runs in all parties; the counting run has to predict what was sent, whatever the test is about."""
-        evaluation = evaluate(self.cls, function, *values, **options)
+        evaluation = evaluate(self.cls, function, *values, device=self.device, **options)
         predicted = (evaluation.predicted_bytes, evaluation.predicted_rounds)
         sent = (evaluation.bytes, evaluation.rounds)
         assert predicted == sent, f"predicted bytes and rounds {predicted}, sent {sent}"
@@ -455,7 +507,7 @@ class ProtocolConformance:
             wanted = reference(ring.decode(ring.encode(x, bits), bits))
             error = (decoded(result) - wanted).abs()
             worst = float((error / wanted.abs() if relative else error).max())
-            assert worst < (2.0**-8 if function == "layer_norm" else 2.0**-10), (bits, worst)
+            assert worst < (2.0**-8 if function in ("layer_norm", "rms_norm") else 2.0**-10), (bits, worst)
 
     # -- whole programs --------------------------------------------------------------------------------
     # ----------------------------
@@ -463,8 +515,8 @@ class ProtocolConformance:
     def test_operation_is_right_and_costs_what_is_predicted(self, case: str) -> None:
         chosen = CASES[case]
         model, inputs = chosen.model(), chosen.inputs()
-        with secure_eval.compile(model, inputs, self.protocol) as secure:
-            got, wanted = secure(*inputs), model(*inputs)
+        with secure_eval.compile(model, inputs, self.protocol, device=self.device) as secure:
+            got, wanted = secure(*inputs).cpu(), model(*inputs)
             assert got.shape == wanted.shape and got.dtype == wanted.dtype
             worst = float(((got - wanted).abs() / wanted.abs().clamp(min=1)).max())
             assert worst < chosen.tolerance, worst
@@ -478,6 +530,32 @@ class ProtocolConformance:
             if n.level == "secret"
         }
         assert used == set(SECRET_OPERATIONS), used ^ set(SECRET_OPERATIONS)
+
+    # -- devices ---------------------------------------------------------------------------------------
+
+    def test_step_stays_on_its_device(self, step: str) -> None:
+        """In each party, on meta tensors: nothing is read, and nothing is moved to where it could be."""
+        function, shape = STEPS[step]
+        for party in range(self.cls.parties):
+            p = self.cls(party, Recorder(), "meta", 16)
+            x = Secret(
+                [torch.empty(shape, dtype=ring.DTYPE, device="meta") for _ in self.cls.parts_of(party)], 16
+            )
+            with OneDevice("meta"):
+                Scheduler(Counting(f"party{party}")).run(function(p, x))
+
+    def test_operation_stays_on_its_device(self, case: str) -> None:
+        """The same for every secret operation, with weights and clear values."""
+        chosen = CASES[case]
+        program = secure_eval.capture(chosen.model(), chosen.inputs())
+        for number in range(self.cls.parties):
+            party = Party(self.cls, Counting(f"party{number}"), 16)
+            party.begin(program)
+            party.share_weights_on_meta()
+            public, inputs = party.meta_inputs()
+            with OneDevice("meta"):
+                party.open_weights(Recorder())
+                party.evaluate(Recorder(), public, inputs)
 
     # -- what parties see ------------------------------------------------------------------------------
     # ------------------------------
@@ -521,7 +599,7 @@ class ProtocolConformance:
         outside the parties.
         """
         case = CASES["softmax"]
-        with secure_eval.compile(case.model(), case.inputs(), self.protocol) as secure:
+        with secure_eval.compile(case.model(), case.inputs(), self.protocol, device=self.device) as secure:
             record = observe(secure._launcher._transports)  # type: ignore[attr-defined]
             secure(*case.inputs())
         outside = [
@@ -538,7 +616,7 @@ class ProtocolConformance:
 
     def test_each_query_needs_its_own_offline_phase(self) -> None:
         case = CASES["mul"]
-        with secure_eval.compile(case.model(), case.inputs(), self.protocol) as secure:
+        with secure_eval.compile(case.model(), case.inputs(), self.protocol, device=self.device) as secure:
             secure(*case.inputs())
             try:
                 secure._launcher.online(dict(zip(secure.program.inputs, case.inputs(), strict=True)))

@@ -163,6 +163,7 @@ def evaluate(
     weights: Sequence[Tensor] = (),
     record: bool = False,
     default_bits: int = 16,
+    device: torch.device | str = "cpu",
 ) -> Evaluation:
     """Runs `await function(p, *secrets, *weights)` in every party.
 
@@ -174,6 +175,7 @@ def evaluate(
         weights: floating-point tensors that get the treatment of a model's weights (opened under a fixed mask
         at set-up).
         record: whether to keep all traffic.
+        device: where shares live; the reconstructed value is on the CPU.
     """
     fractions = [fraction_bits] * len(values) if isinstance(fraction_bits, int) else list(fraction_bits)
     program, inputs, names = _program(values, weights)
@@ -184,7 +186,7 @@ def evaluate(
         return party
 
     plan = _Plan(program, make)
-    launcher = Threads(protocol, default_bits)
+    launcher = Threads(protocol, default_bits, device)
     try:
         parties = [make(launcher._transports[name]) for name in party_names(protocol)]
         launcher._parties = list(parties)
@@ -223,7 +225,8 @@ def reconstruct(protocol: type[Protocol], raw: Sequence[Any]) -> Any:
         return first
     parts: dict[int, Tensor] = {}
     for party, value in enumerate(raw):
-        for number, share in zip(protocol.parts_of(party), value.shares, strict=True):
+        for number, held in zip(protocol.parts_of(party), value.shares, strict=True):
+            share = held.cpu()
             if number in parts:
                 assert torch.equal(parts[number], share), (
                     f"party {party} holds another part {number} than a party before it"

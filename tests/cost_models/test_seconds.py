@@ -70,6 +70,11 @@ def test_profiles_from_a_file_and_their_errors(tmp_path: Path) -> None:
         network_profile("wann")
 
 
+def test_a_network_is_a_link_to_emulate() -> None:
+    network = Network("n", round_trip_s=0.02, bandwidth_bytes_per_s=1e8, message_overhead_s=1e-3)
+    assert network.link() == secure_eval.Link(round_trip_s=0.02, bandwidth_bytes_per_s=1e8)
+
+
 def test_rates_are_recovered_from_exact_measurements() -> None:
     rows = [(1e6, 1e5, 10.0), (1e3, 1e7, 20.0), (1e4, 1e4, 500.0), (1e6, 1e6, 100.0)]
     rates = (1e-9, 2e-10, 5e-5)

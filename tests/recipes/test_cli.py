@@ -181,6 +181,25 @@ def test_verify_needs_to_know_the_data(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "--recipe RECIPE" in result.output
 
 
+def test_verify_knows_the_networks(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+    (tmp_path / "model").mkdir()
+    recipe = write_recipe()
+    result = runner.invoke(
+        app, ["verify", str(tmp_path / "model"), "--recipe", str(recipe), "--emulate", "wann"]
+    )
+    assert result.exit_code == 2
+    assert "--emulate: no network profile 'wann'. Did you mean 'wan'?" in plain(result.output)
+
+
+def test_a_broken_profile_fails_before_any_work(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = write_recipe(verify__emulate=["mine.yaml"])
+    (tmp_path / "mine.yaml").write_text("round_trip_s: 0.1\n")
+    result = runner.invoke(app, ["run", str(recipe), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2, result.output
+    assert "at $.verify.emulate" in result.output and "bandwidth_bytes_per_s" in result.output
+    assert not (tmp_path / "out" / "data").exists()
+
+
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"distill__epohcs": 3}, ["at $.distill.epohcs", "allowed: layerwise_epochs"]),
     ({"search__sites": {"softmax": ["2quat"]}}, ["at $.search.sites", "did you mean '2quad'?"]),
@@ -191,6 +210,11 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"teacher__task__data__source": "gone.csv"}, ["at $.teacher.task.data", "no such file", "gone.csv"]),
     ({"secure__sequence_length": 64}, ["at $.secure.sequence_length", "at most 32"]),
     ({"verify__samples": 5000}, ["at $.verify.samples", "the test split has only"]),
+    ({"verify__emulate": ["lan", "wann"]}, ["at $.verify.emulate", "did you mean 'wan'?"]),
+    (
+        {"verify__emulate": ["lan"], "verify__emulated_samples": 5000},
+        ["at $.verify.emulated_samples", "the test split has only"],
+    ),
     ({"teacher__train__epochs": 0}, ["at $.teacher", "has no head"]),
     ({"search__only": {"*.layer.7.*": ["exact"]}}, ["at $.search", "*.layer.7.*", "bert.encoder.layer.0"]),
 ]

@@ -34,10 +34,10 @@ def run(self, step, progress):
     def counted(done, total, message):
         nonlocal calls
         calls += 1
-        if moment == "middle" and calls == 2:
+        if calls == (2 if moment == "middle" else int(moment) if moment.isdigit() else 0):
             die()
         progress(done, total, message)
-    if step.name.split("/")[0] != stage:
+    if not f"{step.name}/".startswith(f"{stage}/"):
         return original(self, step, progress)
     if moment == "begun":
         step = dataclasses.replace(step, work=die)
@@ -50,7 +50,8 @@ rundir.RunDirectory.run = run
 sys.argv = ["sordino", *arguments]
 cli.main()
 """
-"""The command, killed by SIGKILL in a stage: before its first step's work, amid it, or before it is marked as done."""
+"""The command, killed by SIGKILL in a stage: before its first step's work, amid it (at a step's second report of progress, or
+at the one of the number given), or before it is marked as done."""
 
 
 def environment() -> dict[str, str]:
@@ -90,7 +91,11 @@ def lasting(record: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, make_recipe: Any) -> Path:
-    path: Path = make_recipe(tmp_path_factory.mktemp("tiny"), verify__max_drop=0.5)
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "near.yaml").write_text("round_trip_s: 0.002\nbandwidth_bytes_per_s: 1e7\n")
+    path: Path = make_recipe(
+        folder, verify__max_drop=0.5, verify__emulate=["near.yaml"], verify__emulated_samples=1
+    )
     return path
 
 
@@ -135,6 +140,51 @@ def test_predicted_counts_are_the_measured_ones(finished: tuple[Path, Any]) -> N
                 )
         assert model["measured"]["constant"] is True
         assert model["secure"]["max_logit_error"] < 0.1
+
+
+def test_emulated_seconds_stand_beside_the_predicted(finished: tuple[Path, Any], recipe: Path) -> None:
+    record = record_of(finished[0])
+    network = str(recipe.parent / "near.yaml")
+    verified = [record["teacher"], *record["baselines"].values()]
+    verified += [model for model in record["candidates"] if model["measured"]]
+    for model in record["candidates"]:
+        assert bool(model["emulated"]) == bool(model["measured"])
+    for model in verified:
+        found = model["emulated"][network]
+        assert (found["round_trip_s"], found["bandwidth_bytes_per_s"]) == (0.002, 1e7)
+        assert found["equal"] is True and found["queries"] == 1
+        online, counted = found["online"], model["measured"]["online"]
+        least = counted["rounds"] * 0.001
+        assert online["measured"] >= least and online["predicted"] >= least + counted["bytes"] / 1e7
+        assert online["deviation"] == pytest.approx(online["measured"] / online["predicted"] - 1)
+        assert online["least"] == online["measured"] == online["most"], "one query"
+    assert "Over emulated networks" in finished[1].stdout
+    for name in ("report.html", "report.md"):
+        assert "Seconds on emulated networks" in (finished[0] / name).read_text()
+
+
+def test_emulated_queries_go_on_after_a_kill(copy: Path, recipe: Path) -> None:
+    """More of them are asked for: the verified models stay, and a kill loses no query that was answered."""
+    changed = yaml.safe_load(recipe.read_text())
+    changed["verify"]["emulated_samples"] = 3
+    other = recipe.with_name("emulated.yaml")
+    other.write_text(yaml.safe_dump(changed))
+    gone = copy / "verify" / "emulated" / "near" / "a student of an earlier front"
+    gone.mkdir(parents=True)
+    killed("verify/emulated", "4", "run", other, "--out", copy)
+    logs = list((copy / "verify" / "emulated").glob("*/teacher/queries.jsonl"))
+    assert len(logs) == 1
+    answered = logs[0].read_text()
+    assert answered.count("\n") == 2
+    result = sordino("run", other, "--out", copy)
+    assert result.returncode == 0, result.stderr
+    for line in ("predict and choose", "verify teacher", "verify MPCFormer (Quad + 2Quad)"):
+        assert f"{line}: done before" in result.stderr
+    assert logs[0].read_text().startswith(answered) and logs[0].read_text().count("\n") == 3
+    assert not gone.exists()
+    for model in record_of(copy)["teacher"], record_of(copy)["baselines"]["mpcformer"]:
+        (found,) = model["emulated"].values()
+        assert found["queries"] == 3 and found["equal"] is True
 
 
 def test_the_choice_keeps_to_its_limits(finished: tuple[Path, Any]) -> None:
@@ -253,12 +303,28 @@ def test_verify_command(finished: tuple[Path, Any]) -> None:
     found = json.loads(result.stdout)
     assert (found["protocol"], found["parties"], found["samples"]) == ("dealer2pc", "threads", 2)
     assert {"predicted", "measured", "max_logit_error", "agreement", "accuracy"} <= found.keys()
+    assert found["emulated"] == {}
     assert found["accuracy"].keys() == {"plaintext", "secure"}
     for phase in ("setup", "offline", "online"):
         assert found["predicted"][phase]["bytes"] == found["measured"][phase]["bytes"]
     record = record_of(out)
     chosen = next(model for model in record["candidates"] if model["id"] == record["chosen"])
     assert found["predicted"]["online"]["bytes"] == chosen["predicted"]["online"]["bytes"]
+
+
+def test_verify_command_over_an_emulated_network(finished: tuple[Path, Any]) -> None:
+    command = ["verify", finished[0] / "model", "--samples", "1", "--parties", "threads"]
+    command += ["--emulate", "lan", "--emulate", "loopback", "--emulated-samples", "2"]
+    result = sordino(*command, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert list(found["emulated"]) == ["lan", "loopback"]
+    lan = found["emulated"]["lan"]
+    assert lan["queries"] == 2 and lan["equal"] is True
+    assert lan["online"]["least"] >= found["measured"]["online"]["rounds"] * 0.00025
+    table = sordino(*command)
+    assert table.returncode == 0, table.stderr
+    assert "Over emulated networks" in table.stdout and "deviation" in table.stdout
 
 
 def test_report_and_cost_and_export_commands(

@@ -66,6 +66,13 @@ def test_only_the_teacher_is_required() -> None:
         ("secure", [1], ["at $.secure", "a mapping with the keys protocol"]),
         ("verify", {"parties": "process"}, ["at $.verify.parties", "did you mean 'processes'?"]),
         ("verify", {"max_drop": 1.5}, ["at $.verify.max_drop", "less than 1"]),
+        (
+            "verify",
+            {"emulate": ["lan", "wann"]},
+            ["at $.verify.emulate", "unknown network profile 'wann'", "did you mean 'wan'?"],
+        ),
+        ("verify", {"emulate": ["mine.yaml"]}, ["at $.verify.emulate", "no network profile file"]),
+        ("verify", {"emulated_samples": 0}, ["at $.verify.emulated_samples", "greater than or equal to 1"]),
         ("export", {"formats": ["onnx"]}, ["at $.export.formats[0]", "allowed: transformers, torch_export"]),
         ("name", "a/b", ["at $.name", "only letters"]),
         ("baselines", {"mpcfromer": {}}, ["at $.baselines.mpcfromer", "did you mean 'mpcformer'?"]),
@@ -146,6 +153,9 @@ def test_profile_files_are_relative_to_the_recipe(tmp_path: Path) -> None:
     profile.write_text("round_trip_s: 0.01\nbandwidth_bytes_per_s: 1000000\n")
     recipe = parse(yaml.safe_dump(base() | {"secure": {"network": "mine.yaml"}}), str(tmp_path / "r.yaml"))
     assert recipe.secure.priced == ["lan", "wan", str(profile)]
+    emulating = base() | {"verify": {"emulate": ["wan", "mine.yaml", "wan"]}}
+    recipe = parse(yaml.safe_dump(emulating), str(tmp_path / "r.yaml"))
+    assert recipe.verify.emulate == ["wan", str(profile)]
 
 
 def test_sections_are_independent() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from results.record import (
     Candidate,
+    Emulated,
     FrontPoint,
     Measured,
     Phase,
@@ -19,6 +20,7 @@ from results.record import (
     Score,
     Seconds,
     Secure,
+    Timing,
     TrainingPoint,
 )
 
@@ -108,6 +110,24 @@ def candidate(
             queries=64,
             constant=True,
         )
+    emulated = {}
+    if verified:
+        total = cost.seconds["wan"].total
+        emulated["wan"] = Emulated(
+            round_trip_s=4e-2,
+            bandwidth_bytes_per_s=1.25e7,
+            parties="processes",
+            queries=3,
+            equal=True,
+            offline=Timing(predicted=0.0, measured=0.012, least=0.011, most=0.013, deviation=None),
+            online=Timing(
+                predicted=total,
+                measured=1.036 * total,
+                least=1.03 * total,
+                most=1.05 * total,
+                deviation=0.036,
+            ),
+        )
     curve = [
         TrainingPoint(
             stage="layerwise" if e < 2 else "prediction",
@@ -128,6 +148,7 @@ def candidate(
         predicted=cost,
         measured=measured,
         equal=True if verified else None,
+        emulated=emulated,
         secure=Secure(samples=64, accuracy=0.953, plaintext=0.953, agreement=1.0, max_logit_error=0.013)
         if verified
         else None,

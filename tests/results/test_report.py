@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import results
-from results import figures
+from results import figures, wording
 from results.front import front
 from results.record import Record
 
@@ -52,6 +52,19 @@ def test_page_says_what_matters(record: Record) -> None:
         assert f'id="{section}"' in page, section
 
 
+def test_reports_have_the_seconds_of_emulated_networks(record: Record) -> None:
+    page, text = page_without_scripts(results.render_html(record)), results.render_markdown(record)
+    row = [record.candidates[0].title, *wording.emulation(record.candidates[0].emulated)[0]]
+    assert "".join(f"<td>{cell}</td>" for cell in row) in page
+    assert "| " + " | ".join(row) + " |" in text
+    bare = [model.model_copy(update={"emulated": {}}) for model in record.models()]
+    without = record.model_copy(
+        update={"teacher": bare[0], "baselines": {"mpcformer": bare[1]}, "candidates": bare[2:]}
+    )
+    for rendered in (results.render_html(without), results.render_markdown(without)):
+        assert "Seconds on emulated networks" not in rendered
+
+
 def test_names_from_a_record_are_escaped(record: Record) -> None:
     nasty = "</script><b>x</b>"
     html = results.render_html(
@@ -89,7 +102,13 @@ def test_stacked_bars_add_up_to_the_prediction(record: Record) -> None:
 
 
 def test_a_figure_without_data_is_left_out(record: Record) -> None:
-    bare: dict[str, Any] = {"predicted": None, "measured": None, "secure": None, "training": []}
+    bare: dict[str, Any] = {
+        "predicted": None,
+        "measured": None,
+        "secure": None,
+        "emulated": {},
+        "training": [],
+    }
     empty = record.model_copy(
         update={
             "teacher": record.teacher.model_copy(update=bare),

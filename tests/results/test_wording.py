@@ -39,6 +39,11 @@ def test_seconds(value: float | None, text: str) -> None:
     assert wording.seconds(value) == text
 
 
+def test_a_network_from_a_file_reads_as_its_name() -> None:
+    assert wording.network_title("wan") == "WAN"
+    assert wording.network_title("/home/me/two sites.yaml") == "TWO SITES"
+
+
 def test_ratios_never_divide_by_zero() -> None:
     assert wording.ratio(1.0, 0.0) is None
     assert wording.times(wording.ratio(14.2, 2.0)) == "7.1×"
@@ -63,9 +68,19 @@ def test_summary_has_a_row_for_each_headline_model(record: Record) -> None:
 
 
 def test_summary_of_a_run_that_verified_nothing(record: Record) -> None:
-    bare = record.teacher.model_copy(update={"predicted": None, "measured": None, "secure": None})
+    bare = record.teacher.model_copy(
+        update={"predicted": None, "measured": None, "secure": None, "emulated": {}}
+    )
     header, rows = wording.summary(record.model_copy(update={"teacher": bare}))
     assert rows[0][2:] == ["–"] * (len(header) - 2)
+
+
+def test_emulated_seconds_read_beside_the_predicted(record: Record) -> None:
+    online, offline = wording.emulation(record.find("c0").emulated)
+    assert len(online) == len(offline) == len(wording.EMULATION_HEADER)
+    assert online[:2] == ["WAN", "online"] and online[-3:] == ["+3.6 %", "3", "yes"]
+    assert offline[1:4] == ["offline", "0 s", "12 ms"] and offline[4] == "11 ms to 13 ms"
+    assert offline[5] == "–", "nothing predicted, so no deviation"
 
 
 def test_comparison_marks_a_difference(record: Record) -> None:

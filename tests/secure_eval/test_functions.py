@@ -6,6 +6,7 @@ encoding's.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secure_eval import ring
-from secure_eval.functions.exponential import exp_nonpositive
+import secure_eval
+from secure_eval import protocols, ring
+from secure_eval.functions.clamp import clamp
+from secure_eval.functions.elu import elu
+from secure_eval.functions.erf import erf
+from secure_eval.functions.exponential import ExpRange, exp, exp_nonpositive
 from secure_eval.functions.gelu import gelu
 from secure_eval.functions.layer_norm import layer_norm
-from secure_eval.functions.maximum import amax
+from secure_eval.functions.logarithm import log
+from secure_eval.functions.maximum import amax, max_with_index
+from secure_eval.functions.mish import mish
 from secure_eval.functions.normalised import Range, normalised_power, pieces, reciprocal, rsqrt
+from secure_eval.functions.octave_power import signed_reciprocal, sqrt
+from secure_eval.functions.octaves import Octaves
+from secure_eval.functions.piecewise import PiecewiseCubic
+from secure_eval.functions.rms_norm import rms_norm
+from secure_eval.functions.sigmoid import sigmoid
+from secure_eval.functions.silu import silu
 from secure_eval.functions.softmax import softmax_numerator
+from secure_eval.functions.softplus import softplus
 from secure_eval.functions.tanh import tanh
 from secure_eval.protocols.base import MUL, Protocol, Secret
 from secure_eval.testing.harness import decoded, evaluate
+from secure_eval.testing.operations import LookUp
 
 BOUND = 2.0**-10
+
+MANY = 8192
+"""Elements from which on what an element costs does not depend on their number: few are compared in fewer rounds."""
 
 
 def compare(
@@ -71,9 +89,62 @@ def test_gelu(protocol: type[Protocol], approximate: str, bits: int) -> None:
     )
 
 
-@pytest.mark.parametrize("bits", [16, 32, 46])
-def test_tanh(protocol: type[Protocol], bits: int) -> None:
-    assert compare(protocol, tanh, line(), torch.tanh, bits) < BOUND
+PIECEWISE: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor], float]] = {
+    "sigmoid": (sigmoid, torch.sigmoid, BOUND / 2),
+    "tanh": (tanh, torch.tanh, BOUND),
+    "erf": (erf, torch.erf, BOUND),
+    "silu": (silu, F.silu, BOUND),
+    "softplus": (softplus, lambda x: torch.logaddexp(x, torch.zeros_like(x)), BOUND),
+    "elu": (elu, F.elu, BOUND),
+    "elu, alpha 1.67": (lambda p, x: elu(p, x, 1.67), lambda x: F.elu(x, 1.67), 1.67 * BOUND),
+    "mish": (mish, F.mish, BOUND),
+}
+
+
+@pytest.mark.parametrize("bits", [0, 8, 16, 20, 32, 46])
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_piecewise_cubics(protocol: type[Protocol], name: str, bits: int) -> None:
+    function, reference, bound = PIECEWISE[name]
+    assert compare(protocol, function, line(), reference, bits) < bound
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_piecewise_cubics_take_four_rounds(name: str) -> None:
+    """And the bytes an element that their docstrings say."""
+    function = PIECEWISE[name][0]
+    result = evaluate(protocols.get("dealer2pc"), function, torch.zeros(MANY, dtype=torch.int64))
+    said = inspect.getdoc(elu if name.startswith("elu") else function) or ""
+    assert result.rounds == 4 and f"{result.bytes / MANY:.3g} bytes an element" in said, result.bytes / MANY
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"knots": (1.0, 0.0)}, "rising knots"),
+        ({"knots": (0.0,)}, "one fewer than pieces"),
+        ({"pieces": ((0.0,) * 4, (0.0,) * 4, (0.0, 1.0, 2.0, 0.0))}, "outer two"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(fields: dict[str, Any], said: str) -> None:
+    good: dict[str, Any] = {"knots": (0.0, 1.0), "pieces": ((0.0,) * 4,) * 3}
+    PiecewiseCubic(**good)
+    with pytest.raises(ValueError, match=said):
+        PiecewiseCubic(**{**good, **fields})
+
+
+@pytest.mark.parametrize("bits", [0, 16, 40])
+def test_clamp_is_exact(protocol: type[Protocol], bits: int) -> None:
+    assert (
+        compare(protocol, lambda p, x: clamp(p, x, -3.75, 6.0), line(), lambda x: x.clamp(-3.75, 6.0), bits)
+        == 0
+    )
+
+
+def test_clamp_refuses_bounds_that_cross() -> None:
+    with pytest.raises(ValueError, match="low < high"):
+        evaluate(
+            protocols.get("plain"), lambda p, x: clamp(p, x, 1.0, 1.0), torch.zeros(2, dtype=torch.int64)
+        )
 
 
 @pytest.mark.parametrize("bits", [0, 4, 10])
@@ -106,6 +177,105 @@ def test_exp_of_what_is_not_positive(protocol: type[Protocol], bits: int) -> Non
     assert compare(protocol, exp_nonpositive, x, torch.exp, bits, relative=True) < 1e-3
     below = torch.tensor([-12.001, -13.0, -100.0, -(2.0**13)], dtype=torch.float64)
     assert compare(protocol, exp_nonpositive, below, torch.zeros_like, bits) == 0
+
+
+@pytest.mark.parametrize("bits", [12, 16, 20, 32, 46])
+def test_exp(protocol: type[Protocol], bits: int) -> None:
+    """Over the whole default range, around its pieces' edges, and zero below."""
+    edges = [t + d * 2.0**-16 for t in (-12.0, -4 / 3, 28 / 3, 20.0) for d in range(-20, 21)]
+    x = torch.cat(
+        [torch.linspace(-12, 20, 8001, dtype=torch.float64), torch.tensor(edges, dtype=torch.float64)]
+    )
+    assert compare(protocol, exp, x.clamp(-12, 20), torch.exp, bits, relative=True) < BOUND
+    below = torch.tensor([-12.001, -13.0, -100.0, -(2.0**13.9)], dtype=torch.float64)
+    assert compare(protocol, exp, below, torch.zeros_like, bits) == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-12.0, 0.0), (-1.0, 1.0), (-12.0, 3.5), (0.0, 20.0), (-12.0, -11.0)]
+)
+def test_exp_over_other_ranges(protocol: type[Protocol], low: float, high: float) -> None:
+    x = torch.linspace(low, high, 2001, dtype=torch.float64)
+    assert (
+        compare(protocol, lambda p, v: exp(p, v, ExpRange(low, high)), x, torch.exp, 20, relative=True)
+        < BOUND
+    )
+
+
+def octaves(low: int, high: int) -> Tensor:
+    """2^low to 2^high, with the neighbours of every power of two."""
+    around = [2.0**k + d * 2.0**-16 for k in range(low, high + 1) for d in (-1, 0, 1)]
+    line = torch.logspace(low, high, 6001, base=2, dtype=torch.float64)
+    return torch.cat([line, torch.tensor(around, dtype=torch.float64)]).clamp(2.0**low, 2.0**high)
+
+
+@pytest.mark.parametrize(("bits", "high"), [(16, 30), (24, 30), (31, 30), (32, 14), (46, 14)])
+def test_log(protocol: type[Protocol], bits: int, high: int) -> None:
+    assert compare(protocol, log, octaves(-16, high).clamp(max=2.0**high - 2.0**-16), torch.log, bits) < BOUND
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.5), (1.0, 2.0), (1.0, 200.0), (0.3, 5.0), (2.0**-16, 1.0)])
+def test_log_over_other_ranges(protocol: type[Protocol], low: float, high: float) -> None:
+    x = torch.linspace(low, high, 2001, dtype=torch.float64)
+    assert compare(protocol, lambda p, v: log(p, v, Octaves(low, high)), x, torch.log, 20) < BOUND
+
+
+def test_log_of_what_is_below_its_range_stays_finite(protocol: type[Protocol]) -> None:
+    x = ring.encode(torch.tensor([0.0, 2.0**-20, 2.0**-17], dtype=torch.float64), 20)
+    result = decoded(evaluate(protocol, log, x, fraction_bits=20))
+    assert bool(((result > -16 * 0.6932 - 3) & (result < -16 * 0.6931)).all())
+
+
+@pytest.mark.parametrize("bits", [16, 20, 32, 44])
+def test_sqrt(protocol: type[Protocol], bits: int) -> None:
+    assert compare(protocol, sqrt, octaves(-16, 16), torch.sqrt, bits, relative=True) < BOUND / 2
+    below = torch.linspace(0, 2.0**-16, 65, dtype=torch.float64)
+    assert compare(protocol, sqrt, below, torch.sqrt, bits) < 2.0**-9
+
+
+@pytest.mark.parametrize("bits", [16, 20, 32, 46])
+def test_signed_reciprocal(protocol: type[Protocol], bits: int) -> None:
+    x = octaves(-4 if bits == 16 else -6, 14)
+    assert (
+        compare(protocol, signed_reciprocal, torch.cat([x, -x]), torch.reciprocal, bits, relative=True)
+        < BOUND
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Octaves(0.0, 1.0),
+        lambda: Octaves(2.0, 1.0),
+        lambda: ExpRange(0.0, 30.0),
+        lambda: ExpRange(1.0, 0.0),
+        lambda: evaluate(
+            protocols.get("plain"),
+            lambda p, x: signed_reciprocal(p, x, Octaves(1.0, 2.0)),
+            torch.ones(1, dtype=torch.int64),
+        ),
+    ],
+)
+def test_ranges_of_powers_that_make_no_sense_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        make()
+
+
+COSTS: dict[str, tuple[Callable[..., Any], int, float]] = {
+    "exp": (exp, 6, 117.4),
+    "exp of what is not positive": (exp_nonpositive, 5, 44.4),
+    "log": (log, 5, 212.9),
+    "sqrt": (sqrt, 8, 167.9),
+    "signed_reciprocal": (signed_reciprocal, 8, 202.9),
+    "clamp": (lambda p, x: clamp(p, x, -1.0, 1.0), 4, 16.75),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_rounds_and_bytes_an_element(name: str) -> None:
+    function, rounds, size = COSTS[name]
+    result = evaluate(protocols.get("dealer2pc"), function, torch.zeros(MANY, dtype=torch.int64))
+    assert result.rounds == rounds and result.bytes / MANY == pytest.approx(size, abs=0.1)
 
 
 @pytest.mark.parametrize("bits", [16, 24, 32])
@@ -215,6 +385,63 @@ def test_masked_softmax(protocol: type[Protocol], kept: int) -> None:
     assert not result[:, kept:].any()
 
 
+PADDING = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+"""A batch with padding, one row of which is nothing else."""
+
+FINFO_MIN = torch.finfo(torch.float32).min
+
+
+def _additive(below: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, position_ids: torch.softmax(x + (1.0 - position_ids[:, None, :].float()) * below, -1)
+
+
+def _where(fill: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, position_ids: torch.softmax(torch.where(position_ids[:, None, :] > 0, x, fill), -1)
+
+
+MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "-10000": _additive(-10000.0),
+    "finfo.min": _additive(FINFO_MIN),
+    "where -inf": _where(float("-inf")),
+    "where finfo.min": _where(FINFO_MIN),
+    "where tensor": lambda x, position_ids: torch.softmax(
+        torch.where(position_ids[:, None, :] > 0, x, torch.tensor(float("-inf"))), -1
+    ),
+    "where full": lambda x, position_ids: torch.softmax(
+        torch.where(position_ids[:, None, :] > 0, x, torch.full_like(x, FINFO_MIN)), -1
+    ),
+    "where the other way": lambda x, position_ids: torch.softmax(
+        torch.where(position_ids[:, None, :] == 0, FINFO_MIN, x), -1
+    ),
+    "masked_fill": lambda x, position_ids: torch.softmax(
+        x.masked_fill(position_ids[:, None, :] == 0, FINFO_MIN), -1
+    ),
+    "masked_fill by tensor": lambda x, position_ids: torch.softmax(
+        x.masked_fill(position_ids[:, None, :] == 0, torch.tensor(FINFO_MIN)), -1
+    ),
+    "attention, bool": lambda x, position_ids: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=(position_ids[:, None, :] > 0).expand(4, 6, 6)
+    ),
+    "attention, additive": lambda x, position_ids: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=(1.0 - position_ids[:, None, :].float()) * FINFO_MIN
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_of_padded_batches(protocol: type[Protocol], name: str) -> None:
+    """Rows that keep something are as torch's, masked entries exactly zero; a row of padding alone becomes uniform."""
+    x = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(3)) * 3
+    model = LookUp(MASKS[name]).eval()
+    with secure_eval.compile(model, (x, PADDING), protocol.name) as secure:
+        got, wanted = secure(x, PADDING), model(x, PADDING)
+        assert secure.measurement.communication() == secure.predicted().communication()
+    assert float((got - wanted)[:3].abs().max()) < 4 * BOUND
+    if not name.startswith("attention"):
+        assert not got[1, :, 2:].any() and not got[2, :, 1:].any()
+        assert float((got[3] - 1 / 6).abs().max()) < BOUND
+
+
 def test_fully_masked_rows_become_uniform(protocol: type[Protocol]) -> None:
     x = scores(4, 12, 8.0)
     keep = torch.ones(4, 12, dtype=torch.bool)
@@ -270,6 +497,41 @@ def test_layer_norm_of_a_constant_row_is_finite_and_small(protocol: type[Protoco
     assert float(result.abs().max()) < 2.0**-6
 
 
+@pytest.mark.parametrize("n", [3, 64, 768, 4096])
+@pytest.mark.parametrize("bits", [12, 16, 32])
+def test_rms_norm(protocol: type[Protocol], n: int, bits: int) -> None:
+    """Mean squares over the whole range, an outlier as language models have them."""
+    squares = torch.logspace(-10 if bits > 12 else -4, 16, 27, base=2, dtype=torch.float64)[:, None]
+    x = scores(27, n, 1.0, seed=n)
+    x[::3, 0] *= 6
+    x = x / (x * x).mean(-1, keepdim=True).sqrt() * squares.sqrt()
+    encoded = ring.encode(x, bits)
+    wanted = F.rms_norm(ring.decode(encoded, bits), (n,), eps=1e-12)
+    result = decoded(
+        evaluate(protocol, lambda p, v: rms_norm(p, v, 1, None, 1e-12), encoded, fraction_bits=bits)
+    )
+    error = (result - wanted).abs().amax(-1) / wanted.abs().amax(-1)
+    assert float(error.max()) < BOUND, error
+
+
+def test_rms_norm_costs_no_more_than_layer_norm() -> None:
+    x, weight = torch.zeros(4, 64, dtype=torch.int64), torch.ones(64)
+
+    async def rms(p: Protocol, v: Secret, w: Secret) -> Secret:
+        return await rms_norm(p, v, 1, w, 1e-5)
+
+    async def layer(p: Protocol, v: Secret, w: Secret) -> Secret:
+        return await layer_norm(p, v, 1, w, None, 1e-5)
+
+    one, other = (evaluate(protocols.get("dealer2pc"), f, x, weights=[weight]) for f in (rms, layer))
+    assert one.rounds == other.rounds and one.bytes <= other.bytes
+
+
+def test_rms_norm_of_zeros_is_zero(protocol: type[Protocol]) -> None:
+    x = torch.zeros(2, 16, dtype=torch.int64)
+    assert not decoded(evaluate(protocol, lambda p, v: rms_norm(p, v, 1, None, 1e-6), x)).any()
+
+
 # -- maximum -----------------------------------------------------------------------------------------------
 # ------------------------
 
@@ -282,3 +544,34 @@ def test_amax_is_exact(protocol: type[Protocol], length: int, dim: int) -> None:
     for keepdim in (True, False):
         result = evaluate(protocol, lambda p, v, k=keepdim: amax(p, v, dim, k), x)
         assert torch.equal(result.value, x.amax(dim, keepdim=keepdim))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("dim", [0, -1])
+def test_max_with_index_is_exact_and_takes_the_first(protocol: type[Protocol], length: int, dim: int) -> None:
+    shape = (length, 40) if dim == 0 else (40, length)
+    generator = torch.Generator().manual_seed(length)
+    for few in (3, 2**61):  # with ties, and without
+        x = torch.randint(-few, few, shape, generator=generator)
+        values, indices = x.max(dim, keepdim=True)
+        assert torch.equal(indices, (x == values).to(torch.int64).argmax(dim, keepdim=True))
+        for keepdim in (True, False):
+            result = evaluate(protocol, lambda p, v, k=keepdim: max_with_index(p, v, dim, k), x).value
+            wanted = torch.stack([values, indices << 16])
+            assert torch.equal(result, wanted if keepdim else wanted.squeeze(dim + (dim >= 0)))
+
+
+def test_max_with_index_takes_as_many_rounds_as_amax() -> None:
+    x = torch.arange(21).view(3, 7)
+    p = protocols.get("dealer2pc")
+    one, other = (evaluate(p, lambda p, v, f=f: f(p, v, -1), x) for f in (max_with_index, amax))
+    assert one.rounds == other.rounds
+
+
+def test_max_with_index_of_too_many_is_refused() -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        evaluate(
+            protocols.get("plain"),
+            lambda p, x: max_with_index(p, x, 0),
+            torch.zeros(2**16, dtype=torch.int64),
+        )

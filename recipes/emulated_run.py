@@ -1,0 +1,78 @@
+"""A model answering test examples over an emulated network: measured seconds beside the predicted ones."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.costs import predicted_figures
+from recipes.progress import Callback
+from recipes.schema import Secure
+from recipes.secure_run import Queries, answer, as_predicted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from distill import Tokens
+
+TIMED = ("offline", "online")
+
+
+def emulated_run(
+    model: PreTrainedModel,
+    tokens: Tokens,
+    *,
+    network: str,
+    secure: Secure,
+    samples: int,
+    parties: str,
+    log: Path,
+    progress: Callback,
+) -> dict[str, Any]:
+    """Answer the first `samples` items of `tokens` with every link between roles held to the delay and bandwidth
+    of the profile `network`. `log` keeps each query's figures, so that a killed run goes on after the last one.
+
+    Returns `results.record.Emulated` as JSON. Raises ProfileError for an unknown network.
+    """
+    import cost_models
+    import secure_eval
+
+    profile = cost_models.network_profile(network)
+    queries = Queries(tokens, samples, secure)
+    progress(0, len(queries), "capturing the model")
+    program = secure_eval.capture(model, queries.inputs[0])
+    cost = cost_models.predict(program, queries.inputs[0], protocol=secure.protocol)
+    done = answer(
+        program,
+        queries,
+        log,
+        parties=parties,
+        progress=progress,
+        network=profile.link(),
+        where=f" on an emulated {profile.name.upper()}",
+        warm_up=True,
+    )
+    found: dict[str, Any] = {
+        "round_trip_s": profile.round_trip_s,
+        "bandwidth_bytes_per_s": profile.bandwidth_bytes_per_s,
+        "parties": parties,
+        "queries": len(done),
+        "equal": as_predicted(done, predicted_figures(cost, secure)),
+    }
+    for phase in TIMED:
+        predicted = cost_models.seconds(cost, network=profile, device=secure.device, phase=phase)
+        found[phase] = timing(predicted.total, [entry[phase]["seconds"] for entry in done])
+    return found
+
+
+def timing(predicted: float, measured: list[float]) -> dict[str, float | None]:
+    """`results.record.Timing` as JSON: seconds predicted, and measured query by query."""
+    median = statistics.median(measured)
+    return {
+        "predicted": predicted,
+        "measured": median,
+        "least": min(measured),
+        "most": max(measured),
+        "deviation": median / predicted - 1 if predicted else None,
+    }

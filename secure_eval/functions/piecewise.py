@@ -1,0 +1,119 @@
+"""Functions of one number made of cubics between public knots and of straight lines outside, in the rounds of a ReLU.
+
+One opening of x serves all comparisons with the knots and gives x^2 and x^3, which are opened when the comparison bits select all three
+powers. Pieces differ only in the public integers by which the selected powers are added up, so a knot costs its comparison and no
+product of its own: with two parties and a dealer 24 bytes an element for x and its powers, and 4.5 a knot. Far outside the knots the
+powers wrap around in the ring; that does no harm, because what a straight line takes of x^2 and x^3 is exactly nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from secure_eval import ring
+from secure_eval.functions.approximation import Array, fit
+from secure_eval.protocols.base import Protocol, Secret
+from secure_eval.scheduler import gather
+
+OUT_BITS = 48
+"""Fraction bits of results: sums of them up to 2^14 fit the ring."""
+POWER_BITS = 12
+"""Fraction bits of the x of x^2 and x^3."""
+_DEGREE = 3
+_FIT_POINTS = 257
+_SLOPE_BITS = 16
+"""Fraction bits that the coefficient of x keeps at least."""
+
+Coefficients = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PiecewiseCubic:
+    """pieces[k] holds where knots[k - 1] <= x < knots[k]: four coefficients each, constant first.
+
+    The first and the last piece are straight lines. Coefficients of x^2 and x^3 are multiples of what POWER_BITS leave of OUT_BITS.
+    """
+
+    knots: tuple[float, ...]
+    pieces: tuple[Coefficients, ...]
+
+    def __post_init__(self) -> None:
+        if list(self.knots) != sorted(set(self.knots)) or len(self.pieces) != len(self.knots) + 1:
+            raise ValueError(
+                f"{len(self.pieces)} pieces at knots {self.knots}: allowed are rising knots, one fewer than pieces"
+            )
+        if any(len(c) != _DEGREE + 1 for c in self.pieces) or any(
+            c[2:] != (0.0, 0.0) for c in (self.pieces[0], self.pieces[-1])
+        ):
+            raise ValueError("pieces have four coefficients, and the outer two none of x^2 and x^3")
+
+
+def fitted(
+    function: Callable[[Array], Array],
+    knots: Sequence[float],
+    below: tuple[float, float],
+    above: tuple[float, float],
+) -> PiecewiseCubic:
+    """Cubics near `function` between neighbouring knots; `below` and `above` are (constant, slope) outside."""
+    inner = [
+        fit(function, low, high, _DEGREE, POWER_BITS, OUT_BITS, points=_FIT_POINTS)
+        for low, high in pairwise(knots)
+    ]
+    pieces = ((*below, 0.0, 0.0), *inner, (*above, 0.0, 0.0))
+    return PiecewiseCubic(tuple(knots), pieces)
+
+
+@lru_cache(maxsize=256)
+def _steps(table: PiecewiseCubic, power: int, power_bits: int) -> tuple[int, tuple[int, ...]]:
+    """Integer coefficients of x^power: that of the last piece, and each piece's minus the next one's."""
+    scale = 2.0 ** (OUT_BITS - power_bits)
+    values = [round(c[power] * scale) for c in table.pieces]
+    return values[-1], tuple(a - b for a, b in pairwise(values))
+
+
+def weighted_sum(x: Secret, weights: Sequence[int]) -> Secret:
+    """sum_k weights[k] x[k] over the first dimension, for public integers."""
+
+    def total(s: Tensor) -> Tensor:
+        w = torch.tensor([ring.wrap(v) for v in weights], dtype=ring.DTYPE, device=s.device)
+        return (s * w.view(-1, *[1] * (s.dim() - 1))).sum(0)
+
+    return x.map(total)
+
+
+async def piecewise_cubic(p: Protocol, x: Secret, table: PiecewiseCubic) -> Secret:
+    """The table's function of x, any shape, for abs(x) < 2^14. Two rounds besides those of a comparison.
+
+    Besides the error of the cubics there is that of the x of x^2 and x^3, one unit in the last of its POWER_BITS.
+    """
+    x = p.lift(x, max(x.fraction_bits, POWER_BITS))
+    opened = await p.open_masked(x, shift=x.fraction_bits - POWER_BITS, degree=_DEGREE, compare=True)
+    square = await opened.polynomial([0.0, 0.0, 1.0], 2 * POWER_BITS)
+    cube = await opened.polynomial([0.0, 0.0, 0.0, 1.0], 3 * POWER_BITS)
+    if x.fraction_bits > OUT_BITS - _SLOPE_BITS:
+        x = await opened.truncated()
+    below = await opened.less_than(table.knots)
+    powers = Secret([torch.stack(s)[:, None] for s in zip(square.shares, cube.shares, strict=True)], 0)
+    (of_x, bits), of_powers = await gather(
+        p.select_with_bits(below, x), p.select(below.map(lambda s: s[None]), powers)
+    )
+    # Above the last knot the last line holds; below knot k the difference of the pieces beside it comes in.
+    slope, slopes = _steps(table, 1, x.fraction_bits)
+    constant, constants = _steps(table, 0, 0)
+    total = p.add_public(p.scale(x, slope), ring.wrap(constant))
+    terms = (
+        (of_x, slopes),
+        (bits, constants),
+        (of_powers.map(lambda s: s[0]), _steps(table, 2, 2 * POWER_BITS)[1]),
+        (of_powers.map(lambda s: s[1]), _steps(table, 3, 3 * POWER_BITS)[1]),
+    )
+    parts = [total, *(weighted_sum(part, weights) for part, weights in terms)]
+    return Secret(
+        [sum(shares[1:], shares[0]) for shares in zip(*(t.shares for t in parts), strict=True)], OUT_BITS
+    )

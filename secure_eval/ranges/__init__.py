@@ -1,0 +1,27 @@
+"""What values a program's operations are right for, and what values they meet: fixed point checked before anything is sent.
+
+observed = calibrate(program, batches)               largest magnitudes and arguments, node by node, from the float64 reference
+report = check(program, observed, fraction_bits=16)  what does not fit, and the truncations of a query; print(report)
+choose_fraction_bits(program, observed)              the most fraction bits that fit
+narrow_ranges(program, observed)                     reciprocals and inverse roots for the arguments that they meet: cheaper
+"""
+
+from secure_eval.ranges.calibration import Extent, Observed, Ranges, calibrate
+from secure_eval.ranges.checking import RangeError, Report, Violation, check, choose_fraction_bits
+from secure_eval.ranges.narrowing import narrow_ranges
+from secure_eval.ranges.stated import STATED, Stated
+
+__all__ = [
+    "STATED",
+    "Extent",
+    "Observed",
+    "RangeError",
+    "Ranges",
+    "Report",
+    "Stated",
+    "Violation",
+    "calibrate",
+    "check",
+    "choose_fraction_bits",
+    "narrow_ranges",
+]

@@ -1,0 +1,186 @@
+"""Whether what a program met fits fixed point: every value in the ring, every argument in its function's range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import log2, nextafter
+from typing import Any
+
+from secure_eval import protocols
+from secure_eval.program import Node, Program
+from secure_eval.ranges.calibration import Ranges
+from secure_eval.ranges.placement import Placement, place
+from secure_eval.ranges.stated import STATED, VALUE_BITS
+
+FRACTION_BITS = range(8, 21)
+"""What an engine can be asked for."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """`value` of a quantity of a node is beyond what is allowed, margin included."""
+
+    node: str
+    op: str
+    site: str
+    quantity: str
+    value: float
+    allowed: str
+
+    def __str__(self) -> str:
+        where = f" in {self.site}" if self.site else ""
+        return f"{self.node} ({self.op}{where}): {self.quantity} {self.value:.6g}, allowed {self.allowed}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a check. `headroom_bits` is what is left of the ring above the largest value anywhere, before the margin.
+
+    `truncated_elements` are those of one query; `expected_failures` how many of them come out wrong by more than a unit, an upper bound
+    from the protocol's stated probability (values inside functions are taken to be as large as the margin allows).
+    """
+
+    protocol: str
+    fraction_bits: int
+    margin_bits: float
+    batches: int
+    violations: tuple[Violation, ...]
+    headroom_bits: float
+    truncated_elements: int
+    expected_failures: float
+
+    @property
+    def fits(self) -> bool:
+        return not self.violations
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "violations": [asdict(v) for v in self.violations], "fits": self.fits}
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.fraction_bits} fraction bits, {self.margin_bits:g} bits of margin, {self.batches} batch(es), {self.protocol}: "
+            + ("everything fits" if self.fits else f"{len(self.violations)} value(s) do not fit")
+        )
+        lines = [f"  {v}" for v in self.violations]
+        tail = (
+            f"  {self.headroom_bits:.1f} bits of the ring above the largest value; {self.truncated_elements} elements truncated a query, "
+            f"{self.expected_failures:.3g} failures expected"
+        )
+        return "\n".join([head, *lines, tail])
+
+
+class RangeError(ValueError):
+    """Values met in calibration do not fit. `report` lists them all."""
+
+    def __init__(self, report: Report):
+        self.report = report
+        super().__init__(str(report))
+
+
+def check(
+    program: Program,
+    ranges: Ranges,
+    fraction_bits: int = 16,
+    margin_bits: float = 2.0,
+    protocol: str = "dealer2pc",
+) -> Report:
+    """Compares what `calibrate` saw with what the engine allows at so many fraction bits.
+
+    Every value times 2^(its fraction bits) has to stay below 2^(62 - margin_bits), and every argument inside its function's range by a
+    factor 2^margin_bits. A range that was proven at capture or narrowed by calibration has no margin here: such are the sum of a softmax,
+    between 1 and its length whatever the input, and what narrow_ranges leaves.
+
+    Raises ValueError where `ranges` are those of another program.
+    """
+    missing = [
+        n.name
+        for n in program.nodes
+        if n.level == "secret" and n.name not in ranges.nodes and 0 not in n.shape
+    ]
+    if missing:
+        raise ValueError(f"calibrated for another program: nothing was seen of {', '.join(missing[:5])}")
+    placement = place(program, fraction_bits)
+    violations, headroom = [], float(VALUE_BITS)
+    for node in program.nodes:
+        if node.level != "secret" or node.name not in ranges.nodes:
+            continue
+        for quantity, value, bits in _ring_values(node, ranges, placement):
+            left = VALUE_BITS - bits - _log2(value)
+            headroom = min(headroom, left)
+            if left <= margin_bits:
+                allowed = f"below 2^{VALUE_BITS - bits - margin_bits:g} with {bits} fraction bits"
+                violations.append(Violation(node.name, node.op, node.site, quantity, value, allowed))
+        violations += _argument_violations(node, ranges, fraction_bits, margin_bits)
+    elements, failures = _truncations(ranges, placement, margin_bits, protocol)
+    return Report(
+        protocol,
+        fraction_bits,
+        margin_bits,
+        ranges.batches,
+        tuple(violations),
+        headroom,
+        elements,
+        failures,
+    )
+
+
+def _log2(value: float) -> float:
+    return log2(value) if value > 0 else -float("inf")
+
+
+def _ring_values(node: Node, ranges: Ranges, placement: Placement) -> Iterator[tuple[str, float, int]]:
+    """What of a node the ring has to hold: quantity, magnitude, fraction bits."""
+    seen, bits = ranges.nodes[node.name], placement.fraction_bits.get(node.name, 0)
+    yield "magnitude", seen.largest, bits
+    limited = STATED[node.op].limits(node, 16) if node.op in STATED else {}
+    for name, extent in seen.quantities.items():
+        if name not in limited:
+            yield name, extent.largest, max(bits, placement.widest.get(node.name, 0))
+
+
+def _argument_violations(
+    node: Node, ranges: Ranges, fraction_bits: int, margin_bits: float
+) -> Iterator[Violation]:
+    if node.op not in STATED:
+        return
+    stated, seen = STATED[node.op], ranges.nodes[node.name]
+    for name, (low, high) in stated.limits(node, fraction_bits).items():
+        extent = seen.quantities[name]
+        least, most = (
+            1.0 if stated.defaults is not None and limit != default else 2.0**margin_bits
+            for limit, default in zip((low, high), stated.defaults or (None, None), strict=True)
+        )
+        if low is not None and extent.smallest < low * least * (1 - 1e-9):
+            allowed = f"at least {low * least:.6g}"
+            yield Violation(node.name, node.op, node.site, f"smallest {name}", extent.smallest, allowed)
+        if high is not None and extent.largest > high / most * (1 + 1e-9):
+            allowed = f"at most {high / most:.6g}"
+            yield Violation(node.name, node.op, node.site, f"largest {name}", extent.largest, allowed)
+
+
+def _truncations(
+    ranges: Ranges, placement: Placement, margin_bits: float, protocol: str
+) -> tuple[int, float]:
+    cls = protocols.get(protocol)
+    elements, failures = 0, 0.0
+    for t in placement.truncations:
+        seen = ranges.nodes.get(t.source or "")
+        bits = (
+            nextafter(VALUE_BITS - margin_bits, 0) if seen is None else _log2(seen.largest) + t.fraction_bits
+        )
+        elements += t.elements
+        failures += t.elements * cls.truncation_failure(bits, t.shift)
+    return elements, failures
+
+
+def choose_fraction_bits(
+    program: Program, ranges: Ranges, margin_bits: float = 2.0, protocol: str = "dealer2pc"
+) -> Report:
+    """The report of the most fraction bits, 8 to 20, at which everything fits; RangeError with that of the fewest where nothing does."""
+    for bits in reversed(FRACTION_BITS):
+        report = check(program, ranges, bits, margin_bits, protocol)
+        if report.fits:
+            return report
+    raise RangeError(report)

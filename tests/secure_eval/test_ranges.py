@@ -1,0 +1,328 @@
+"""Calibrated ranges against fixed point: what does not fit is named before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import secure_eval
+from secure_eval import protocols, ranges
+from secure_eval.launch import Threads
+from secure_eval.program import SECRET_OPERATIONS, Program
+from secure_eval.protocols.plain import Plain
+from secure_eval.ranges.narrowing import NARROWED
+from secure_eval.ranges.placement import place
+from secure_eval.testing.operations import Function
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.second(F.gelu(self.first(x))))
+
+
+@pytest.fixture
+def block() -> nn.Module:
+    torch.manual_seed(1)
+    return Block().eval()
+
+
+def batches(scale: float = 1.0, count: int = 3, shape: tuple[int, ...] = (5, 6)) -> list[tuple[Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    return [(torch.randn(shape, generator=generator) * scale,) for _ in range(count)]
+
+
+def program_of(function: Any, *inputs: Tensor) -> Program:
+    return secure_eval.capture(Function(function).eval(), inputs)
+
+
+# -- calibration ---------------------------------------------------------------------------------------------
+
+
+def test_calibration_keeps_the_largest_magnitudes_and_the_extents_of_arguments() -> None:
+    xs = [torch.tensor([0.5, -3.0]), torch.tensor([7.0, 0.25])]
+    program = program_of(lambda x: torch.reciprocal(x * x + 1), xs[0])
+    seen = ranges.calibrate(program, [(x,) for x in xs])
+    by_op = {o.op: o for o in seen.nodes.values()}
+    assert set(seen.nodes) == {n.name for n in program.nodes if n.level == "secret"} and seen.batches == 2
+    assert by_op["square"].largest == 49 and by_op["share_input"].largest == 7
+    assert by_op["reciprocal"].quantities["argument"] == ranges.Extent(1.0625, 50.0)
+    assert json.loads(json.dumps(seen.to_dict()))["nodes"]
+
+
+def test_a_module_is_calibrated_as_its_program_is(block: nn.Module) -> None:
+    program = secure_eval.capture(block, batches()[0])
+    assert ranges.calibrate(block, batches()) == ranges.calibrate(program, batches())
+
+
+def test_calibration_without_inputs_is_refused(block: nn.Module) -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        ranges.calibrate(block, [])
+
+
+def test_infinities_are_named() -> None:
+    x = torch.tensor([0.0, 2.0])
+    with pytest.raises(ValueError, match="reciprocal.* is inf"):
+        ranges.calibrate(program_of(torch.reciprocal, x), [(x,)])
+
+
+def test_what_is_stated_is_about_operations_that_there_are() -> None:
+    assert set(ranges.STATED) <= set(SECRET_OPERATIONS)
+
+
+# -- the check -----------------------------------------------------------------------------------------------
+
+
+def test_ordinary_values_fit(block: nn.Module) -> None:
+    program = secure_eval.capture(block, batches()[0])
+    report = ranges.check(program, ranges.calibrate(program, batches()))
+    assert report.fits and report.expected_failures == 0 and report.headroom_bits > 20
+    # Both linear layers, GELU and the norm truncate at least their own inputs.
+    assert report.truncated_elements > 5 * (6 + 8 + 8 + 4)
+    assert "everything fits" in str(report) and json.loads(json.dumps(report.to_dict()))["fits"]
+
+
+VIOLATIONS: dict[str, tuple[Any, Tensor, str, str]] = {
+    "ring": (lambda x: (x * x) * (x * x), torch.tensor([200.0]), "mul", "magnitude"),
+    "sum": (lambda x: (x * x * x).sum(-1), torch.full((4,), 14.0), "view", "magnitude"),
+    "argument too small": (torch.rsqrt, torch.tensor([2.0**-7, 1.0]), "rsqrt", "smallest argument"),
+    "argument too large": (torch.rsqrt, torch.tensor([2.0**13, 1.0]), "rsqrt", "largest argument"),
+    "reciprocal of either sign": (
+        torch.reciprocal,
+        torch.tensor([-(2.0**-5), 1.0]),
+        "signed_reciprocal",
+        "smallest magnitude of the argument",
+    ),
+    "logarithm": (torch.log, torch.tensor([2.0**-15, 1.0]), "log", "smallest argument"),
+    "exponential": (torch.exp, torch.tensor([19.0, 1.0]), "exp", "largest exponential"),
+    "gelu": (F.gelu, torch.tensor([-9000.0, 1.0]), "gelu", "largest magnitude of the argument"),
+    "softmax": (
+        lambda x: torch.softmax(x, -1),
+        torch.tensor([2000.0, 1.0]),
+        "softmax_numerator",
+        "largest magnitude of the scores",
+    ),
+    "layer norm": (
+        lambda x: F.layer_norm(x, (4,)),
+        torch.tensor([1.0, 1.05, 1.1, 0.95]),
+        "layer_norm",
+        "smallest variance",
+    ),
+    "comparison": (
+        lambda x: torch.where(x * x * x < -x * x * x, x, -x),
+        torch.full((4,), 14.0),
+        "less",
+        "difference of the operands",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_a_violation_is_caught_and_named(name: str) -> None:
+    function, x, op, quantity = VIOLATIONS[name]
+    program = program_of(function, x)
+    report = ranges.check(program, ranges.calibrate(program, [(x,)]))
+    found = [v for v in report.violations if v.op == op and v.quantity == quantity]
+    assert found and not report.fits
+    assert all(text in str(report) for text in (found[0].node, op, quantity))
+    # Within the margin there is no violation: the check is no stricter than it says.
+    if name not in ("ring", "sum", "comparison"):
+        assert ranges.check(program, ranges.calibrate(program, [(x,)]), margin_bits=0).fits
+
+
+@pytest.mark.parametrize("factor", (0.98, 1.02))
+def test_the_margin_is_exact(factor: float) -> None:
+    """A product with 32 fraction bits: 2^62 / 2^32 / 2^2 is the least magnitude that does not fit."""
+    x = torch.tensor([factor * 2.0**14])
+    program = program_of(lambda x: x * x, x)
+    assert ranges.check(program, ranges.calibrate(program, [(x,)])).fits == (factor < 1)
+
+
+def test_values_that_the_check_refuses_are_wrong_in_the_ring() -> None:
+    """The limit is that of the ring, no more careful than its margin."""
+    x = torch.tensor([24.0])
+    program = program_of(lambda x: (x * x) * x + 0.0, x)
+    for scale, fits in ((1.0, True), (1.2, False)):
+        y = x * scale
+        report = ranges.check(program, ranges.calibrate(program, [(y,)]), margin_bits=0)
+        with secure_eval.compile(program, protocol="plain") as secure:
+            right = abs(float(secure(y)) - float(y) ** 3) < 1
+        assert report.fits == fits
+        assert right or not fits
+
+
+def test_the_sum_of_a_softmax_needs_no_margin() -> None:
+    x = torch.zeros(2, 16)
+    x[0, 3] = 40.0  # sums of 16 and of 1: both ends of the range
+    program = program_of(lambda x: torch.softmax(x, -1), x)
+    assert ranges.check(program, ranges.calibrate(program, [(x,)])).fits
+
+
+def test_calibration_of_another_program_is_refused(block: nn.Module) -> None:
+    program = secure_eval.capture(block, batches()[0])
+    other = program_of(torch.tanh, batches()[0][0])
+    with pytest.raises(ValueError, match="another program"):
+        ranges.check(program, ranges.calibrate(other, batches()))
+
+
+def test_truncations_that_may_fail_are_added_up(block: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A protocol that truncates locally fails with probability |x| / 2^64 an element."""
+
+    class Local(Plain):
+        @classmethod
+        def truncation_failure(cls, magnitude_bits: float, shift: int) -> float:
+            return min(1.0, 2.0 ** (magnitude_bits - 64))
+
+    x = torch.full((10,), 3.0)
+    program = program_of(lambda x: (x * x) * x, x)
+    seen = ranges.calibrate(program, [(x,)])
+    monkeypatch.setattr(protocols, "get", lambda name: Local)
+    report = ranges.check(program, seen)
+    # x^2 = 9 with 32 fraction bits is truncated for the second product, which is left at 32 or 48.
+    assert report.truncated_elements == sum(t.elements for t in place(program, 16).truncations)
+    truncated = [t for t in place(program, 16).truncations]
+    wanted = sum(t.elements * 9 * 2.0 ** (t.fraction_bits - 64) for t in truncated)
+    assert report.expected_failures == pytest.approx(wanted)
+
+
+def test_protocols_state_that_they_do_not_fail() -> None:
+    for name in protocols.names():
+        assert protocols.get(name).truncation_failure(61.9, 16) == 0
+        assert protocols.get(name).truncation_failure(62.0, 16) == 1
+
+
+# -- fraction bits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("largest", "chosen"), ((1.0, 20), (2.0**11, 20), (2.0**21, 19), (2.0**27, 16)))
+def test_the_most_fraction_bits_that_fit_are_chosen(largest: float, chosen: int) -> None:
+    """x^2 < 2^(60 - 2f)."""
+    x = torch.tensor([largest]).sqrt() * 0.99
+    program = program_of(lambda x: x * x, x)
+    report = ranges.choose_fraction_bits(program, ranges.calibrate(program, [(x,)]))
+    assert report.fraction_bits == chosen and report.fits
+
+
+def test_no_fraction_bits_fit() -> None:
+    x = torch.tensor([2.0**23])
+    program = program_of(lambda x: x * x, x)
+    with pytest.raises(ranges.RangeError, match="8 fraction bits.*do not fit"):
+        ranges.choose_fraction_bits(program, ranges.calibrate(program, [(x,)]))
+
+
+# -- compile -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_started_where_values_do_not_fit(
+    block: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a role was started")
+
+    monkeypatch.setattr(Threads, "__init__", started)
+    with pytest.raises(ranges.RangeError, match=r"gelu.*largest magnitude of the argument") as caught:
+        secure_eval.compile(block, batches()[0], calibration=batches(1e5))
+    assert isinstance(caught.value, ValueError) and caught.value.report.violations
+    with pytest.raises(AssertionError, match="a role was started"):
+        secure_eval.compile(block, batches()[0], calibration=batches())
+
+
+def test_compile_chooses_fraction_bits_and_keeps_the_report(block: nn.Module) -> None:
+    x = batches()[0][0]
+    with secure_eval.compile(block, (x,), "plain", calibration=batches(), fraction_bits="auto") as secure:
+        assert secure.ranges is not None and secure.ranges.fits
+        assert secure.fraction_bits == secure.ranges.fraction_bits == 20
+        assert float((secure(x) - block(x)).detach().abs().max()) < 2.0**-8
+    with secure_eval.compile(block, (x,), "plain") as secure:
+        assert secure.ranges is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    (
+        ({"fraction_bits": "auto"}, "needs calibration"),
+        ({"fraction_bits": "most"}, "allowed: 8 to 20"),
+        ({"narrow": 4.0}, "needs calibration"),
+    ),
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str, block: nn.Module) -> None:
+    with pytest.raises(ValueError, match=message):
+        secure_eval.compile(block, batches()[0], **options)
+
+
+# -- narrowing -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ("plain", "dealer2pc"))
+def test_narrowed_ranges_cost_less_and_stay_right(protocol: str) -> None:
+    xs = batches(1.0, 3, (6, 8))
+    program = program_of(lambda x: torch.rsqrt(x * x + 0.5) + torch.reciprocal(x * x + 2), xs[0][0])
+    seen = ranges.calibrate(program, xs)
+    narrow = ranges.narrow_ranges(program, seen)
+    for op in ("rsqrt", "reciprocal"):
+        (proven, _), (low, high) = (
+            next(n.args[1:] for n in p.nodes if n.op == op) for p in (program, narrow)
+        )
+        extent = next(o.quantities["argument"] for o in seen.nodes.values() if o.op == op)
+        assert low == max(proven, extent.smallest / 4) and high == extent.largest * 4 < 2**14
+    assert ranges.check(narrow, seen).fits
+    wide_cost, narrow_cost = (
+        secure_eval.count(p, protocols.get("dealer2pc")).online.bytes for p in (program, narrow)
+    )
+    assert narrow_cost < 0.7 * wide_cost
+    with secure_eval.compile(narrow, protocol=protocol) as secure:
+        for (x,) in xs:
+            wanted = torch.rsqrt(x * x + 0.5) + torch.reciprocal(x * x + 2)
+            assert float((secure(x) - wanted).abs().max()) < 2.0**-9
+
+
+@pytest.mark.parametrize("function", (torch.reciprocal, torch.rsqrt, torch.sqrt, torch.log))
+def test_each_operation_with_a_range_is_narrowed(function: Any) -> None:
+    x = torch.linspace(1.0, 5.0, 40)
+    program = program_of(function, x)
+    narrow = ranges.narrow_ranges(program, ranges.calibrate(program, [(x,)]))
+    node = narrow.nodes[-1]
+    assert node.op in NARROWED and node.args[1:] == (0.25, 20.0)
+    cost = [secure_eval.count(p, protocols.get("dealer2pc")).online.bytes for p in (program, narrow)]
+    assert cost[1] < cost[0]
+    with secure_eval.compile(narrow, protocol="plain") as secure:
+        assert float((secure(x) - function(x)).abs().max()) < 2.0**-9
+
+
+def test_narrowing_leaves_a_range_that_is_narrower_already() -> None:
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(3))
+    program = program_of(lambda x: torch.softmax(x, -1), x)
+    wide = next(n for n in program.nodes if n.op == "reciprocal")
+    narrow = next(
+        n
+        for n in ranges.narrow_ranges(program, ranges.calibrate(program, [(x,)])).nodes
+        if n.op == "reciprocal"
+    )
+    assert wide.args[1] <= narrow.args[1] <= 1.5 and narrow.args[2] <= wide.args[2]
+
+
+def test_narrowing_is_asked_for() -> None:
+    x = batches(1.0, 1, (6, 8))
+    model = Function(lambda x: torch.reciprocal(x * x + 2)).eval()
+    sizes = {}
+    for narrow in (None, 4.0):
+        with secure_eval.compile(model, x[0], "dealer2pc", calibration=x, narrow=narrow) as secure:
+            sizes[narrow] = secure.predicted().online.bytes
+            assert float((secure(*x[0]) - model(*x[0])).abs().max()) < 2.0**-10
+    assert sizes[4.0] < sizes[None]
+
+
+def test_a_margin_below_one_is_refused() -> None:
+    x = torch.ones(3)
+    program = program_of(torch.reciprocal, x)
+    with pytest.raises(ValueError, match="margin=0.5"):
+        ranges.narrow_ranges(program, ranges.calibrate(program, [(x,)]), margin=0.5)
