@@ -125,6 +125,11 @@ def _result_shape(op: Bilinear, x: tuple[int, ...], y: tuple[int, ...]) -> tuple
 MUL, MATMUL, LINEAR = Bilinear("mul"), Bilinear("matmul"), Bilinear("linear")
 
 
+def by_columns(x: Tensor) -> Tensor:
+    """The same matrix, stored column by column: integer products with its transpose read it faster."""
+    return x.mT.contiguous().mT
+
+
 def integer_coefficients(coefficients: Sequence[float], x_bits: int, out_bits: int) -> list[int]:
     """Coefficients (constant first) of a polynomial in x with x_bits fraction bits, as integers for a result with out_bits.
 

@@ -43,6 +43,7 @@ from secure_eval.protocols.base import (
     Masked,
     Protocol,
     Secret,
+    by_columns,
     integer_coefficients,
 )
 from secure_eval.protocols.dealt import And4, And14, BitMask, Mask, PolynomialProduct, Product, Truncation
@@ -62,11 +63,6 @@ _WEIGHT = "weight"
 
 _FEW = 4096
 """Elements up to which a comparison takes one level of gates: a round less, more bytes dealt."""
-
-
-def _by_columns(x: Tensor) -> Tensor:
-    """The same matrix, stored column by column."""
-    return x.mT.contiguous().mT
 
 
 class Opened(Masked):
@@ -93,9 +89,9 @@ class Opened(Masked):
         assert self._pending.result is not None, "read before the round in which it is opened"
         return self._pending.result
 
-    def lay_out_by_columns(self) -> None:
+    def lay_outby_columns(self) -> None:
         """Moves c in memory, once: integer matrix products read y^T by rows faster."""
-        self._pending.result = _by_columns(self.c)
+        self._pending.result = by_columns(self.c)
 
     async def truncated(self) -> Secret:
         """x / 2^shift, off by less than one unit in the last place, for abs(x) < 2^62. No message."""
@@ -224,8 +220,8 @@ class Dealer2PC(Protocol):
         weight = weights[correlation.y]
         opened: Opened = weight.memo[_WEIGHT]
         if correlation.op == LINEAR and not weight.shares[0].mT.is_contiguous():
-            weight.shares = tuple(_by_columns(s) for s in weight.shares)
-            opened.lay_out_by_columns()
+            weight.shares = tuple(by_columns(s) for s in weight.shares)
+            opened.lay_outby_columns()
         return {"prepared": fields["product"] - correlation.op(masks(correlation.x)["r"], opened.c)}
 
     # -- arithmetic ------------------------------------------------------------------------------------------

@@ -38,7 +38,16 @@ from secure_eval.correlations import (
     difference,
 )
 from secure_eval.protocols import bitwords
-from secure_eval.protocols.base import MUL, Bilinear, Bits, Masked, Protocol, Secret, integer_coefficients
+from secure_eval.protocols.base import (
+    MUL,
+    Bilinear,
+    Bits,
+    Masked,
+    Protocol,
+    Secret,
+    by_columns,
+    integer_coefficients,
+)
 from secure_eval.protocols.dealt import And4, BitMask, Mask, Truncation
 from secure_eval.protocols.steps import (
     bit_share,
@@ -50,6 +59,7 @@ from secure_eval.protocols.steps import (
 from secure_eval.scheduler import Exchange, Task, gather, once, start
 from secure_eval.transport import TensorSpec
 
+_SUM = "sum of the parts"
 _PAIRS = ((0, 1), (1, 2), (0, 2))
 
 
@@ -259,16 +269,23 @@ class Replicated3PC(Protocol):
         """r, at the dealing party."""
         return -(x.shares[0] + x.shares[1])
 
+    async def weight(self, name: str, x: Secret) -> Secret:
+        """Nothing is opened; the sum that products need is made once, and matrices are laid out as they are read."""
+        if x.shares[0].dim() > 1:
+            x.shares = tuple(by_columns(s) for s in x.shares)
+        x.memo[_SUM] = x.shares[0] + x.shares[1]
+        return x
+
     # -- arithmetic ------------------------------------------------------------------------------------------------------------
 
     async def bilinear(self, op: Bilinear, x: Secret, y: Secret) -> Secret:
         """z_i = op(x_i, y_i + y_{i+1}) + op(x_{i+1}, y_i), masked by a share of zero and sent to the party before."""
         shape = op.shape(tuple(x.shape), tuple(y.shape))
         _, zero = self.source.next(Zero(shape))
-        if "sum" not in y.memo:
-            y.memo["sum"] = y.shares[0] + y.shares[1]
-        share = op(x.shares[0], y.memo["sum"])
-        share = share + op(x.shares[1], y.shares[0])
+        if _SUM not in y.memo:
+            y.memo[_SUM] = y.shares[0] + y.shares[1]
+        share = op(x.shares[0], y.memo[_SUM])
+        share += op(x.shares[1], y.shares[0])
         before, after = (self.party - 1) % 3, (self.party + 1) % 3
         share += zero["{}{}".format(*_pair(self.party, after))] * (1 if self.party != 2 else -1)
         share -= zero["{}{}".format(*_pair(before, self.party))] * (1 if self.party != 0 else -1)
