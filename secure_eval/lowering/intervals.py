@@ -9,11 +9,14 @@ from collections.abc import Callable
 from math import inf, prod
 from typing import Any
 
+import torch
+
 from secure_eval.lowering.builder import Builder
 from secure_eval.program import Node, Ref
 
 Interval = tuple[float, float]
 ANY: Interval = (-inf, inf)
+Look = Callable[[Any], Interval]
 
 _DEPTH = 24
 """Operations looked back at most: a proof of a sign is short."""
@@ -44,6 +47,11 @@ _MOVED = {
 }
 """Views that only move elements."""
 
+_UNCHANGED = {
+    f"aten::{name}" for name in (*_MOVED, "aten.to.dtype", "aten._to_copy.default", "aten.clone.default")
+}
+"""Clear operations that leave values as they are: a mask cast to a number is 0 or 1."""
+
 
 def interval(b: Builder, value: Any, depth: int = _DEPTH) -> Interval:
     """Numbers between which every element of `value` (a number or a node's value) is known to lie, infinite where unknown."""
@@ -55,13 +63,16 @@ def interval(b: Builder, value: Any, depth: int = _DEPTH) -> Interval:
     if stored is not None and stored.numel() == 1 and not stored.is_meta:
         return float(stored), float(stored)
     node = b.by_name[value.name]
-    found = _RULES.get(node.op)
+    if node.dtype == torch.bool:
+        return 0.0, 1.0
+    found = _clear if node.op in _UNCHANGED else _RULES.get(node.op)
     if found is None or depth == 0:
         return ANY
     return found(b, node, lambda v: interval(b, v, depth - 1))
 
 
-Look = Callable[[Any], Interval]
+def _clear(b: Builder, node: Node, look: Look) -> Interval:
+    return look(node.args[0])
 
 
 def _times(a: float, c: float) -> float:
