@@ -1,7 +1,7 @@
 """From a torch module to a secure program, by torch.export: no model code is copied and no model family is known here.
 
 Each exported ATen operation whose operands are all clear to somebody stays a clear operation of theirs; one that touches a secret is
-lowered by a rule of `lowering.py`. Operations without a rule are collected and reported together.
+lowered by a rule of `lowering`. Operations without a rule are collected and reported together.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def capture(
     embedding: str = "client",
 ) -> Program:
     """The secure program of `model` for inputs of exactly the shapes of `example_inputs`.
+
+    A Hugging Face model is captured as if its configuration said use_cache=False, and stays as it is.
 
     Args:
         model: any module that torch.export takes, in eval mode; may be on the meta device.

@@ -139,7 +139,11 @@ class Recorder(Source):
 
     def next(self, correlation: Correlation) -> tuple[int, Fields]:
         self.plan.append(correlation)
-        fields = [*correlation.common(), *correlation.random(), *correlation.derived()]
+        fields: list[Field | CommonField] = [
+            *correlation.common(),
+            *correlation.random(),
+            *correlation.derived(),
+        ]
         return len(self.plan) - 1, {f.name: meta(f.spec.shape, f.spec.dtype) for f in fields}
 
 

@@ -100,7 +100,7 @@ def _result(call: _Call) -> Any:
 
 
 def _fresh(result: Any) -> Any:
-    """The remembered tensors as new objects: torch changes the shape of some in place (squeeze_ in the product of a vector and a matrix)."""
+    """The remembered tensors as new objects: torch changes the shape of some in place (squeeze_, after a vector times a matrix)."""
     if isinstance(result, Tensor):
         return result.detach()
     return type(result)(map(_fresh, result)) if type(result) in (tuple, list) else result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,8 @@ class _Rewriter:
         self.program = program
         self.nodes = {n.name: n for n in program.nodes}
         self.before: dict[str, list[Node]] = {}
-        self.counter = 0
+        # Names made here end in a number above all those at the end of a name: earlier passes made some as well.
+        self.counter = max((int(m.group()) for n in self.nodes if (m := re.search(r"\d+$", n))), default=0)
         self.refresh()
 
     def refresh(self) -> None:

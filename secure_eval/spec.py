@@ -5,7 +5,8 @@ from __future__ import annotations
 from secure_eval.program import LEVELS, SECRET_OPERATIONS, Node, Program, Ref
 
 # Kinds of argument: s secret, c clear and known to all parties (constant or public), v either of the two, - not a value.
-# A trailing ? allows None. Operations that are absent take any mixture of s and c with at least one s.
+# A trailing ? allows None. Arguments after those listed (sizes and public indices of a view) are clear. Operations that are absent take
+# any mixture of s and c with at least one s.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "view": ("-", "s"),
     "cat": ("-", "v", "-"),
@@ -92,7 +93,8 @@ def _check_secret(node: Node, seen: dict[str, Node]) -> None:
         if levels != [expected]:
             raise InvalidProgram(f"{node!r} takes one {expected} value, not {levels}")
         return
-    for kind, argument in zip(_ARGUMENTS[node.op], node.args, strict=False):
+    kinds = _ARGUMENTS[node.op]
+    for kind, argument in zip((*kinds, *"c" * (len(node.args) - len(kinds))), node.args, strict=False):
         if argument is None and kind.endswith("?"):
             continue
         for reference in Node("", "", (argument,), "secret", ()).references():

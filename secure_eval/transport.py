@@ -100,12 +100,17 @@ class Hub:
     def __init__(self, timeout: float = 600.0):
         self.timeout = timeout
         self._queues: dict[tuple[str, str], queue.SimpleQueue[list[Tensor] | None]] = {}
+        self._aborted = False
 
     def queue(self, source: str, target: str) -> queue.SimpleQueue[list[Tensor] | None]:
-        return self._queues.setdefault((source, target), queue.SimpleQueue())
+        q = self._queues.setdefault((source, target), queue.SimpleQueue())
+        if self._aborted:
+            q.put(None)
+        return q
 
     def abort(self) -> None:
-        """Wakes every receiver with a TransportError."""
+        """Wakes every receiver with a TransportError, those too that come later."""
+        self._aborted = True
         for q in list(self._queues.values()):
             q.put(None)
 

@@ -78,7 +78,9 @@ def lower_decomposed(b: Builder, target: str, args: list[Any], kwargs: dict[str,
     try:
         with torch.no_grad():
             traced = make_fx(torch.func.functionalize(run), decomposition_table=table)(*examples)
-            if any(getattr(n.target, "_schema", None) and n.target._schema.is_mutable for n in traced.graph.nodes):
+            if any(
+                getattr(n.target, "_schema", None) and n.target._schema.is_mutable for n in traced.graph.nodes
+            ):
                 traced = make_fx(torch.func.functionalize(traced))(*examples)
     except RuntimeError:  # there are only shapes here
         b.fail(target, "a value read from a tensor decides shapes")

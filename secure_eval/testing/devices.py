@@ -32,13 +32,16 @@ class OneDevice(TorchDispatchMode):
         taken = list(tensors_in([*args, *kwargs.values()]))
         if name in _READS and self._here(taken):
             raise AssertionError(f"{func} reads a value")
+        inward = name in _TO_DEVICE and not self._here(taken[-1:])
+        self._together(func, [] if inward else taken)
         result = func(*args, **kwargs)
-        given = list(tensors_in(result))
-        inward = name in _TO_DEVICE and self._here(given) and not self._here(taken[-1:])
-        if self._here(taken + given) and self._elsewhere(taken + given) and not inward:
-            places = [f"{tuple(x.shape)} on {x.device}" for x in taken + given]
-            raise AssertionError(f"{func} with {', '.join(places)}: not all on {self.device}")
+        self._together(func, [] if inward else [*taken, *tensors_in(result)])
         return result
+
+    def _together(self, func: Any, tensors: list[Tensor]) -> None:
+        if self._here(tensors) and self._elsewhere(tensors):
+            places = [f"{tuple(x.shape)} on {x.device}" for x in tensors]
+            raise AssertionError(f"{func} with {', '.join(places)}: not all on {self.device}")
 
     def _here(self, tensors: list[Tensor]) -> bool:
         return any(x.device.type == self.device for x in tensors)

@@ -299,3 +299,21 @@ def test_spec_refuses_an_output_that_is_not_defined() -> None:
     with pytest.raises(InvalidProgram, match="output y"):
         check(Program(tuple(INPUT), ("x",), (Ref("y"),)))
     assert check(Program(tuple(INPUT), ("x",), (Ref("s"),)))
+
+
+def test_passes_do_not_make_the_same_name_twice() -> None:
+    """A layer that one pass scales and another one shifts, as the scaled logits of a tied head do."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.scale = nn.Linear(4, 4), nn.Parameter(torch.rand(4) + 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = F.linear(x * self.scale, self.first.weight, self.first.bias) * 0.25
+            return y
+
+    module, x = Model().eval(), torch.randn(3, 4)
+    with secure_eval.compile(module, (x,), "plain") as secure:
+        assert [n.op for n in secure.program.nodes if n.level == "secret"].count("mul") == 0
+        assert float((secure(x) - module(x)).detach().abs().max()) < 2.0**-10

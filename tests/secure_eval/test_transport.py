@@ -223,3 +223,10 @@ def test_counting_counts_the_same_without_values() -> None:
         1,
         1,
     )
+
+
+def test_a_failure_stops_those_too_who_ask_for_a_queue_after_it() -> None:
+    hub = Hub(timeout=60)
+    hub.abort()
+    with pytest.raises(TransportError, match="party1 or another role failed"):
+        InProcess("party0", hub).exchange({}, {"party1": [TensorSpec((1,))]})
