@@ -31,7 +31,7 @@ from secure_eval.correlations import (
 from secure_eval.engine import Engine, evaluate_clear, multiplied_weights
 from secure_eval.kernels import MetaMemo
 from secure_eval.program import Node, Program, Ref
-from secure_eval.protocols.base import Protocol, Secret
+from secure_eval.protocols.base import Protocol, Secret, by_columns
 from secure_eval.randomness import SEED_BYTES, MetaStream, Stream, new_seed
 from secure_eval.scheduler import Scheduler, gather
 from secure_eval.transport import Counting, TensorSpec, Transport
@@ -260,7 +260,12 @@ def _revealed(protocol: type[Protocol], party: int) -> list[int]:
 
 
 class Plan:
-    """The correlations that set-up and one query use, recorded by running party 0 on meta tensors."""
+    """The correlations that set-up and one query use, recorded by running party 0 on meta tensors.
+
+    `columns` names the weights of linear layers: a matrix product with their transpose reads them column by column.
+    """
+
+    columns: frozenset[str] = frozenset()
 
     def __init__(self, program: Program, protocol: type[Protocol], fraction_bits: int):
         recorder = Recorder()
@@ -271,6 +276,9 @@ class Plan:
             party.open_weights(recorder)
             self.setup = list(recorder.plan)
             self.weights = multiplied_weights(program) if self.setup else []
+            self.columns = frozenset(
+                n.args[1].name for n in _of_op(program, "linear") if isinstance(n.args[1], Ref)
+            )
             recorder = Recorder()
             party.evaluate(recorder, *party.meta_inputs())
         self.query = list(recorder.plan)
@@ -490,7 +498,10 @@ class Dealer(Role):
             self._weights: dict[str, dict[str, Tensor]] = {}
             dealing = Dealing(self._streams, {}, self.device)
             for number, (name, correlation) in enumerate(zip(plan.weights, plan.setup, strict=True)):
-                self._weights[name] = dealing.random(correlation, 0, number)
+                values = dealing.random(correlation, 0, number)
+                if name in plan.columns:
+                    values = {k: by_columns(v) for k, v in values.items()}
+                self._weights[name] = values
 
     def offline(self) -> None:
         self._queries += 1

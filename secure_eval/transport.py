@@ -12,6 +12,7 @@ shapes and types the receiver states beforehand; nothing is unpickled, and a mes
 from __future__ import annotations
 
 import math
+import os
 import queue
 import select
 import socket
@@ -146,6 +147,7 @@ _HEADER = struct.Struct("!4sIQ")
 _MAGIC = b"SRD1"
 _JOIN_BELOW = 1 << 16
 _AT_ONCE = 1 << 20
+_TRIES = 30
 
 
 def _bytes_view(x: Tensor) -> memoryview:
@@ -248,6 +250,14 @@ class _Link:
                 self.tensors.append(torch.empty(spec.shape, dtype=spec.dtype))
             at = end
 
+    def arrives(self, milliseconds: float) -> bool:
+        """Waits until there is something to read. Parties in step answer within microseconds: going to sleep at once would cost more."""
+        for _ in range(_TRIES):
+            if self.poll.poll(0):
+                return True
+            os.sched_yield()
+        return bool(self.poll.poll(milliseconds))
+
     def decrypted(self) -> bool:
         """Whether bytes wait that the socket has given up already: a poll would not see them."""
         return self._decrypted is not None and self._decrypted() > 0
@@ -316,7 +326,7 @@ class Tcp(Transport):
             return ready
         milliseconds = self._timeout * 1000
         if len(active) == 1 and not active[0].outgoing:
-            ready = active if active[0].poll.poll(milliseconds) else []
+            ready = active if active[0].arrives(milliseconds) else []
         else:
             poll, by_number = select.poll(), {link.sock.fileno(): link for link in active}
             for number, link in by_number.items():

@@ -72,12 +72,12 @@ def _pair(a: int, b: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Zero(Correlation):
-    """Three ring elements that add up to zero, each the difference of two common ones; party i knows the i-th."""
+    """Three ring elements that add up to zero: party i knows the one that it has in common with i + 1 less that with i - 1."""
 
     shape: tuple[int, ...]
 
     def common(self) -> Sequence[CommonField]:
-        return [CommonField(f"{a}{b}", TensorSpec(self.shape), (a, b)) for a, b in _PAIRS]
+        return [CommonField(f"to{i}", TensorSpec(self.shape), _pair(i, (i - 1) % 3)) for i in range(3)]
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,8 @@ class Replicated3PC(Protocol):
         if self.party == dealing:
             masks = {"r": own["r"]} if "r" in own else {}
             values = correlation.derive(own, lambda _: masks)
-            messages = [difference(f, values[f.name], number_fields[f.name]) for f in derived]
+            shares = [number_fields[f.name] for f in derived]
+            messages = [difference(f, values[f.name], s, out=s) for f, s in zip(derived, shares, strict=True)]
             await Exchange({to: messages} if messages else {}, {})
             return {}
         if self.is_first(dealing) or not derived:
@@ -287,8 +288,8 @@ class Replicated3PC(Protocol):
         share = op(x.shares[0], y.memo[_SUM])
         share += op(x.shares[1], y.shares[0])
         before, after = (self.party - 1) % 3, (self.party + 1) % 3
-        share += zero["{}{}".format(*_pair(self.party, after))] * (1 if self.party != 2 else -1)
-        share -= zero["{}{}".format(*_pair(before, self.party))] * (1 if self.party != 0 else -1)
+        share += zero[f"to{after}"]
+        share -= zero[f"to{self.party}"]
         received = await Exchange({f"party{before}": [share]}, {f"party{after}": [TensorSpec.of(share)]})
         return Secret([share, received[f"party{after}"][0]], x.fraction_bits + y.fraction_bits)
 
