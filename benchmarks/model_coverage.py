@@ -144,7 +144,11 @@ def examine(mapping: str, config_class: Any, model_class: Any) -> Found:
             found.outcome = "engine"
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         found.reason = f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
-        if found.outcome == "export" and "DataDependent" not in found.reason and not _runs(config_class, model_class):
+        if (
+            found.outcome == "export"
+            and "DataDependent" not in found.reason
+            and not _runs(config_class, model_class)
+        ):
             found.outcome = "build"
     found.seconds = time.monotonic() - start
     return found

@@ -183,6 +183,22 @@ class TestDivideAfterMatmul:
         assert ops(after) == ops(before)
 
 
+def _shifted(x: Tensor) -> Tensor:
+    y = x + 1
+    return y * (0.3 * y)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: 0.125 * x * x + 0.25 * x + 0.5, lambda x: x * (x * -3.0), _shifted]
+)
+def test_a_scaled_value_times_itself_is_a_square(function: Any) -> None:
+    """MPCFormer writes Quad so: a product would open two values."""
+    model = Function(function).eval()
+    before, after = unoptimised(model, (X,)), capture(model, (X,))
+    assert "square" in ops(after) and online_bytes(after) < online_bytes(before)
+    assert torch.allclose(evaluate(after, X), function(X), atol=2**-10)
+
+
 def test_unused_nodes_go_and_inputs_stay() -> None:
     program = capture(Function(lambda x, y: (x * x, torch.relu(y))[0]).eval(), (X, X))
     assert ops(program) == ["square"] and len(program.inputs) == 2
