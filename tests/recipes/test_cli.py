@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from typer.testing import CliRunner
 
 from recipes.cli import app
@@ -246,15 +248,25 @@ def test_a_line_that_does_not_match_is_named(write_recipe: Callable[..., Path], 
     assert result.exit_code == 2 and "data.csv:1: the line does not match" in result.output
 
 
-def test_unsupported_operations_are_all_listed(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """An activation without a secure form is reported with the module it stands in."""
+class Floor(nn.Module):
+    """An activation without a secure form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.floor()
+
+
+def test_unsupported_operations_are_all_listed(
+    write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reported with the module it stands in."""
+    monkeypatch.setitem(ACT2FN, "floor", Floor)
     recipe = write_recipe()
     path = tmp_path / "checkpoint" / "config.json"
     described = json.loads(path.read_text())
-    path.write_text(json.dumps(described | {"hidden_act": "mish"}))
+    path.write_text(json.dumps(described | {"hidden_act": "floor"}))
     result = runner.invoke(app, ["run", str(recipe), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2, result.output
-    assert "at $.teacher.checkpoint" in result.output and "mish" in result.output
+    assert "at $.teacher.checkpoint" in result.output and "aten.floor" in result.output
     assert "bert.encoder.layer.0.intermediate" in result.output
 
 
