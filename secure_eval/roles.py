@@ -359,7 +359,7 @@ class Party(Role):
             receives["dealer"] = [_SEED]
         sends = self._common_seeds(receives)
         received = self.transport.exchange(sends, {k: v for k, v in receives.items() if v})
-        self._agree(sends, received)
+        self._agree(received)
         owner = deque(received.get("owner", []))
         weights = _Joiner(
             self.protocol, self.number, [owner.popleft() for _ in seeds], "weights", self.device
@@ -379,21 +379,21 @@ class Party(Role):
         for group in self._groups():
             if group[0] == self.number:
                 seed = _seed_tensor(new_seed(), self.device)
+                self._common[group] = self._group_stream(group, seed)
                 for other in group[1:]:
                     sends.setdefault(f"party{other}", []).append(seed)
             else:
                 receives.setdefault(f"party{group[0]}", []).append(_SEED)
         return sends
 
-    def _agree(self, sends: Mapping[str, list[Tensor]], received: Mapping[str, list[Tensor]]) -> None:
-        mine = {peer: deque(seeds) for peer, seeds in sends.items()}
-        theirs = {peer: deque(seeds) for peer, seeds in received.items() if peer.startswith("party")}
+    def _agree(self, received: Mapping[str, list[Tensor]]) -> None:
+        seeds = {peer: deque(tensors) for peer, tensors in received.items() if peer.startswith("party")}
         for group in self._groups():
-            if group[0] == self.number:
-                seed = [mine[f"party{other}"].popleft() for other in group[1:]][0]
-            else:
-                seed = theirs[f"party{group[0]}"].popleft()
-            self._common[group] = _stream(seed, f"common to {group}")
+            if group[0] != self.number:
+                self._common[group] = self._group_stream(group, seeds[f"party{group[0]}"].popleft())
+
+    def _group_stream(self, group: tuple[int, ...], seed: Tensor) -> Stream:
+        return _stream(seed, f"common to {group}")
 
     def _groups(self) -> list[tuple[int, ...]]:
         return [g for g in self.protocol.seed_groups if self.number in g]

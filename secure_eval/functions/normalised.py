@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor, log2
 
-import torch
-
-from secure_eval import ring
 from secure_eval.functions.approximation import fit
+from secure_eval.functions.piecewise import weighted_sum
 from secure_eval.protocols.base import MUL, Protocol, Secret
 
 _Z_BITS = 14
@@ -99,8 +97,8 @@ async def normalised_power(p: Protocol, x: Secret, r: Range, factor: float = 1.0
         return p.scale(await p.rescale(await _quadratic(p, z, r.exponent), _KEPT), weights[0], factor_bits)
     above = p.invert(await opened.less_than(table.thresholds))
     chosen, ones = await p.select_with_bits(above, y)
-    z = p.add(p.scale(y, scales[0], scale_bits), _weighted(chosen, _steps(scales), scale_bits))
-    undo = p.add_public(_weighted(ones, _steps(weights), factor_bits), weights[0])
+    z = p.add(p.scale(y, scales[0], scale_bits), weighted_sum(chosen, _steps(scales), scale_bits))
+    undo = p.add_public(weighted_sum(ones, _steps(weights), factor_bits), weights[0])
     # The ring holds the quadratic at full width times the factor; z has as many bits as that leaves it.
     z_bits = min(_Z_BITS, (_ROOM_BITS - max(weights).bit_length() - _COEFFICIENT_BITS) // 2)
     if z_bits >= _LEAST_Z_BITS:
@@ -118,16 +116,6 @@ async def _quadratic(p: Protocol, z: Secret, exponent: float) -> Secret:
 
 def _steps(values: list[int]) -> list[int]:
     return [b - a for a, b in zip(values, values[1:], strict=False)]
-
-
-def _weighted(x: Secret, weights: list[int], fraction_bits: int) -> Secret:
-    """sum_k weights[k] x[k] over the first dimension."""
-
-    def total(s: torch.Tensor) -> torch.Tensor:
-        w = torch.tensor([ring.wrap(v) for v in weights], dtype=ring.DTYPE, device=s.device)
-        return (s * w.view(-1, *[1] * (s.dim() - 1))).sum(0)
-
-    return x.map(total, x.fraction_bits + fraction_bits)
 
 
 async def reciprocal(p: Protocol, x: Secret, low: float = 2.0**-6, high: float = 2.0**14) -> Secret:

@@ -66,7 +66,7 @@ class Normalised:
             total = self.z.map(lambda s: s * 0, fraction_bits)
         else:
             steps = [b - a for a, b in zip(integers, integers[1:], strict=False)]
-            total = Secret(weighted_sum(self.above, steps).shares, fraction_bits)
+            total = weighted_sum(self.above, steps, fraction_bits)
         return p.add_public(total, integers[0])
 
 
@@ -84,7 +84,7 @@ async def normalised(p: Protocol, x: Secret, octaves: Octaves) -> Normalised:
     steps = [b - a for a, b in zip(scales, scales[1:], strict=False)]
     z = p.add(
         p.scale(x, scales[0], scale_bits),
-        Secret(weighted_sum(chosen, steps).shares, x.fraction_bits + scale_bits),
+        weighted_sum(chosen, steps, scale_bits),
     )
     return Normalised(z, bits)
 

@@ -77,14 +77,14 @@ def _steps(table: PiecewiseCubic, power: int, power_bits: int) -> tuple[int, tup
     return values[-1], tuple(a - b for a, b in pairwise(values))
 
 
-def weighted_sum(x: Secret, weights: Sequence[int]) -> Secret:
-    """sum_k weights[k] x[k] over the first dimension, for public integers."""
+def weighted_sum(x: Secret, weights: Sequence[int], fraction_bits: int = 0) -> Secret:
+    """sum_k weights[k] / 2^fraction_bits x[k] over the first dimension, for public integers; exact, the binary point moves."""
 
     def total(s: Tensor) -> Tensor:
         w = torch.tensor([ring.wrap(v) for v in weights], dtype=ring.DTYPE, device=s.device)
         return (s * w.view(-1, *[1] * (s.dim() - 1))).sum(0)
 
-    return x.map(total)
+    return x.map(total, x.fraction_bits + fraction_bits)
 
 
 async def piecewise_cubic(p: Protocol, x: Secret, table: PiecewiseCubic) -> Secret:

@@ -32,7 +32,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-from secure_eval import ring
 from secure_eval.correlations import Correlation, Fields, Source
 from secure_eval.protocols import bitwords, bytewords
 from secure_eval.protocols.base import (
@@ -40,13 +39,12 @@ from secure_eval.protocols.base import (
     MUL,
     Bilinear,
     Bits,
-    Masked,
-    Protocol,
     Secret,
     by_columns,
     integer_coefficients,
 )
 from secure_eval.protocols.dealt import And4, And14, BitMask, Mask, PolynomialProduct, Product, Truncation
+from secure_eval.protocols.readings import MaskedOpenings, MaskReadings
 from secure_eval.protocols.steps import (
     bit_share,
     polynomial_share,
@@ -56,7 +54,7 @@ from secure_eval.protocols.steps import (
     truncation_share,
     wrap_message,
 )
-from secure_eval.scheduler import Exchange, Task, once, start
+from secure_eval.scheduler import Exchange, Task, start
 from secure_eval.transport import TensorSpec
 
 _WEIGHT = "weight"
@@ -65,7 +63,7 @@ _FEW = 4096
 """Elements up to which a comparison takes one level of gates: a round less, more bytes dealt."""
 
 
-class Opened(Masked):
+class Opened(MaskReadings):
     """A secret x opened as c = x + r."""
 
     def __init__(
@@ -89,46 +87,24 @@ class Opened(Masked):
         assert self._pending.result is not None, "read before the round in which it is opened"
         return self._pending.result
 
-    def lay_outby_columns(self) -> None:
+    def lay_out_by_columns(self) -> None:
         """Moves c in memory, once: integer matrix products read y^T by rows faster."""
         self._pending.result = by_columns(self.c)
 
-    async def truncated(self) -> Secret:
-        """x / 2^shift, off by less than one unit in the last place, for abs(x) < 2^62. No message."""
-        if not self.mask.shift:
-            return self.x
-        return await once(self.x.memo, ("truncated", self.number), self._truncated)
-
-    async def _truncated(self) -> Secret:
-        return Secret([self._polynomial((0, 1))], self.x.fraction_bits - self.mask.shift)
-
-    async def polynomial(self, coefficients: Sequence[float], out_bits: int) -> Secret:
-        """sum_j coefficients[j] y^j of the truncated y, exact in the ring. No message."""
-        degree = len(coefficients) - 1
-        if degree > self.mask.degree:
-            raise ValueError(f"opened for degree {self.mask.degree}, asked for degree {degree}")
-        integers = integer_coefficients(coefficients, self.x.fraction_bits - self.mask.shift, out_bits)
-        return Secret([self._polynomial(tuple(integers))], out_bits)
-
-    def _polynomial(self, integers: tuple[int, ...]) -> Tensor:
+    async def ring_polynomial(self, integers: tuple[int, ...], out_bits: int) -> Secret:
+        """No message."""
         powers = range(1, len(integers))
         fields = [self.fields["r" if j == 1 and not self.mask.shift else f"power{j}"] for j in powers]
         if self.mask.shift:
             fields += [self.fields[f"wrap{j}"] for j in powers]
         first = self.protocol.party == 0
-        return polynomial_share(
+        share = polynomial_share(
             self.c, *fields, coefficients=integers, shift=self.mask.shift, add_public=first
         )
-
-    async def less_than(self, thresholds: Sequence[float]) -> Bits:
-        """[x < t] for each threshold, stacked in front: 4.25 bytes and two rounds after the opening."""
-        if not self.mask.compare:
-            raise ValueError("opened without compare=True")
-        integers = [ring.wrap(round(t * 2.0**self.x.fraction_bits)) for t in thresholds]
-        return await self.protocol.below(self, integers)
+        return Secret([share], out_bits)
 
 
-class Dealer2PC(Protocol):
+class Dealer2PC(MaskedOpenings):
     """Two parties, a dealer; see the module. `source` provides the dealt shares in the order in which they
     are used."""
 
@@ -221,7 +197,7 @@ class Dealer2PC(Protocol):
         opened: Opened = weight.memo[_WEIGHT]
         if correlation.op == LINEAR and not weight.shares[0].mT.is_contiguous():
             weight.shares = tuple(by_columns(s) for s in weight.shares)
-            opened.lay_outby_columns()
+            opened.lay_out_by_columns()
         return {"prepared": fields["product"] - correlation.op(masks(correlation.x)["r"], opened.c)}
 
     # -- arithmetic ------------------------------------------------------------------------------------------
@@ -292,22 +268,11 @@ class Dealer2PC(Protocol):
         )
         return Secret([y], x.fraction_bits - bits)
 
-    async def _truncated(self, x: Secret, shift: int) -> Secret:
-        """From an opening that is there already, or by itself."""
-        for key, value in x.memo.items():
-            if isinstance(key, Mask) and key.shift == shift:
-                opened: Opened = value
-                await opened.arrived()
-                return await opened.truncated()
-        return await self.truncate(x, shift)
-
     # -- bits ------------------------------------------------------------------------------------------------
 
-    async def msb(self, x: Secret) -> Bits:
-        return (await self.less_than(x, [0.0]))[0]
-
-    async def below(self, opened: Opened, thresholds: Sequence[int]) -> Bits:
+    async def below(self, opened: MaskReadings, thresholds: Sequence[int]) -> Bits:
         """[x < t], x = c - r: the top bit of (c - t) - r, from the borrow of its lower 63 bits."""
+        assert isinstance(opened, Opened)
         first, count = self.party == 0, len(thresholds) * prod(opened.x.shape)
         groups = opened.fields["groups"]
         if opened.mask.one_level:

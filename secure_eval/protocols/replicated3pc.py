@@ -42,13 +42,11 @@ from secure_eval.protocols.base import (
     MUL,
     Bilinear,
     Bits,
-    Masked,
-    Protocol,
     Secret,
     by_columns,
-    integer_coefficients,
 )
 from secure_eval.protocols.dealt import And4, BitMask, Mask, Truncation
+from secure_eval.protocols.readings import MaskedOpenings, MaskReadings
 from secure_eval.protocols.steps import (
     bit_share,
     polynomial_share,
@@ -56,7 +54,7 @@ from secure_eval.protocols.steps import (
     truncation_share,
     wrap_message,
 )
-from secure_eval.scheduler import Exchange, Task, gather, once, start
+from secure_eval.scheduler import Exchange, Task, gather, start
 from secure_eval.transport import TensorSpec
 
 _SUM = "sum of the parts"
@@ -114,14 +112,14 @@ class Dealing(Correlation):
         return [] if isinstance(self.correlation, (Mask, BitMask)) else list(self.correlation.random())
 
 
-class Opened(Masked):
+class Opened(MaskReadings):
     """A secret x = c - r seen from one party; see the module."""
 
     def __init__(
-        self, protocol: Replicated3PC, x: Secret, dealing: int, mask: Mask, dealt: Task[Fields], key: int
+        self, protocol: Replicated3PC, x: Secret, dealing: int, mask: Mask, dealt: Task[Fields], number: int
     ):
         self.protocol: Replicated3PC = protocol
-        self.x, self.dealing, self.mask, self._dealt, self.key = x, dealing, mask, dealt, key
+        self.x, self.dealing, self.mask, self._dealt, self.number = x, dealing, mask, dealt, number
 
     @property
     def fields(self) -> Fields:
@@ -132,24 +130,8 @@ class Opened(Masked):
         """Waits for the round in which it is dealt."""
         await self._dealt
 
-    async def truncated(self) -> Secret:
-        """x / 2^shift, off by less than one unit in the last place, for abs(x) < 2^62."""
-        if not self.mask.shift:
-            return self.x
-        return await once(self.x.memo, ("truncated", self.key), self._truncated)
-
-    async def _truncated(self) -> Secret:
-        return await self._polynomial((0, 1), self.x.fraction_bits - self.mask.shift)
-
-    async def polynomial(self, coefficients: Sequence[float], out_bits: int) -> Secret:
-        """sum_j coefficients[j] y^j of the truncated y, exact in the ring. One element from each of two parties."""
-        degree = len(coefficients) - 1
-        if degree > self.mask.degree:
-            raise ValueError(f"opened for degree {self.mask.degree}, asked for degree {degree}")
-        integers = integer_coefficients(coefficients, self.x.fraction_bits - self.mask.shift, out_bits)
-        return await self._polynomial(tuple(integers), out_bits)
-
-    async def _polynomial(self, integers: tuple[int, ...], out_bits: int) -> Secret:
+    async def ring_polynomial(self, integers: tuple[int, ...], out_bits: int) -> Secret:
+        """One element from each of two parties."""
         p, term = self.protocol, None
         if p.party != self.dealing:
             powers = range(1, len(integers))
@@ -163,15 +145,8 @@ class Opened(Masked):
             )
         return Secret(await p.replicate(term, TensorSpec(tuple(self.x.shape)), self.dealing), out_bits)
 
-    async def less_than(self, thresholds: Sequence[float]) -> Bits:
-        """[x < t] for each threshold, stacked in front: three rounds after the dealing."""
-        if not self.mask.compare:
-            raise ValueError("opened without compare=True")
-        integers = [ring.wrap(round(t * 2.0**self.x.fraction_bits)) for t in thresholds]
-        return await self.protocol.below(self, integers)
 
-
-class Replicated3PC(Protocol):
+class Replicated3PC(MaskedOpenings):
     """Three parties, replicated shares; see the module."""
 
     name = "replicated3pc"
@@ -330,23 +305,12 @@ class Replicated3PC(Protocol):
         y = truncation_share(term, mine, theirs, mask, dealt["product"], shift=bits, add_public=first)
         return Secret(await self.replicate(y, spec, dealing), out_bits)
 
-    async def _truncated(self, x: Secret, shift: int) -> Secret:
-        """From a dealing that is there already, or by itself."""
-        for key, value in x.memo.items():
-            if isinstance(key, Mask) and key.shift == shift:
-                opened: Opened = value
-                await opened.arrived()
-                return await opened.truncated()
-        return await self.truncate(x, shift)
-
     # -- bits ------------------------------------------------------------------------------------------------------------------
 
-    async def msb(self, x: Secret) -> Bits:
-        return (await self.less_than(x, [0.0]))[0]
-
-    async def below(self, opened: Opened, thresholds: Sequence[int]) -> Bits:
+    async def below(self, opened: MaskReadings, thresholds: Sequence[int]) -> Bits:
         """[x < t], x = c - r: the top bit of (c - t) - r, from the borrow of its lower 63 bits. Four-input AND gates on bits that a
         and b share, their masks dealt."""
+        assert isinstance(opened, Opened)
         dealing, first = opened.dealing, self.is_first(opened.dealing)
         shape = (len(thresholds), *opened.x.shape)
         words = bitwords.words(prod(shape))
