@@ -53,12 +53,24 @@ _UNCHANGED = {
 """Clear operations that leave values as they are: a mask cast to a number is 0 or 1."""
 
 
-def interval(b: Builder, value: Any, depth: int = _DEPTH) -> Interval:
+def interval(b: Builder, value: Any) -> Interval:
     """Numbers between which every element of `value` (a number or a node's value) is known to lie, infinite where unknown."""
-    if isinstance(value, (int, float)):
-        return float(value), float(value)
-    if not isinstance(value, Ref):
-        return ANY
+    known: dict[tuple[str, int], Interval] = {}  # else a chain of residual sums is walked once per path
+
+    def look(value: Any, depth: int) -> Interval:
+        if isinstance(value, (int, float)):
+            return float(value), float(value)
+        if not isinstance(value, Ref):
+            return ANY
+        key = value.name, depth
+        if key not in known:
+            known[key] = _interval(b, value, depth, lambda v: look(v, depth - 1))
+        return known[key]
+
+    return look(value, _DEPTH)
+
+
+def _interval(b: Builder, value: Ref, depth: int, look: Look) -> Interval:
     stored = b.constants.get(value.name)
     if stored is not None and stored.numel() == 1 and not stored.is_meta:
         return float(stored), float(stored)
@@ -66,9 +78,7 @@ def interval(b: Builder, value: Any, depth: int = _DEPTH) -> Interval:
     if node.dtype == torch.bool:
         return 0.0, 1.0
     found = _clear if node.op in _UNCHANGED else _RULES.get(node.op)
-    if found is None or depth == 0:
-        return ANY
-    return found(b, node, lambda v: interval(b, v, depth - 1))
+    return ANY if found is None or depth == 0 else found(b, node, look)
 
 
 def _clear(b: Builder, node: Node, look: Look) -> Interval:
