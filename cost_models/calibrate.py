@@ -1,31 +1,32 @@
-"""Measures a device: the few rates that turn counted work into seconds.
+"""Measures a device: the rates that turn counted work into seconds.
 
-The rates are those that the engine reaches. Small programs, each heavy in another kind of work, are counted and then run by one party
-without peers (`replay.py`); the rates are the non-negative ones that explain the measured seconds best.
+The rates are those that the engine reaches. Programs of the sizes that models have are counted and then run by one role without peers
+(`replay.py`), each operation timed. A kind of work gets the non-negative time for a call, a byte and a multiply-accumulate that explain
+its measured seconds best; what is left of the whole is the engine's own bookkeeping.
 """
 
 from __future__ import annotations
 
 import platform
-import socket
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from time import perf_counter
+from math import inf
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 import secure_eval
-from cost_models.profile_files import Device
-from cost_models.replay import replay
-from secure_eval.randomness import Stream, new_seed
-from secure_eval.transport import Tcp, TensorSpec
+from cost_models.profile_files import Device, Rate
+from cost_models.replay import Replay, Stopwatch, replay
+from secure_eval.measurement import Work
+from secure_eval.protocols.base import Protocol
+from secure_eval.roles import Plan
 
 Progress = Callable[[int, int, str], None]
-_PINGS = 300
-_RANDOM = 1 << 17
+_REPEATS = 5
+_WARM_UP, _QUERIES = 4, 9
 
 
 class _FeedForward(nn.Module):
@@ -36,6 +37,13 @@ class _FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x + self.down(self.activation(self.up(x))))
+
+
+class _Quad(nn.Module):
+    """MPCFormer's square in GELU's place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.125 * x**2 + 0.25 * x + 0.5
 
 
 class _Attention(nn.Module):
@@ -61,114 +69,180 @@ class _Attention(nn.Module):
         return self.norm(x + self.out((weights @ v).transpose(0, 1).flatten(-2)))
 
 
-def _programs() -> list[tuple[str, secure_eval.Program]]:
-    modules: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = [
-        ("comparisons", nn.ReLU(), (torch.zeros(1 << 17),)),
-        ("polynomials", nn.GELU(), (torch.zeros(1 << 16),)),
-        ("matrix products", nn.Linear(768, 3072), (torch.zeros(128, 768),)),
-        ("feed-forward layer, 8 x 64", _FeedForward(64, nn.GELU()), (torch.zeros(8, 64),)),
-        ("feed-forward layer, 32 x 384", _FeedForward(384, nn.GELU()), (torch.zeros(32, 384),)),
-        ("feed-forward layer, 128 x 256", _FeedForward(256, nn.ReLU()), (torch.zeros(128, 256),)),
-        ("attention, 32 x 384", _Attention(384, 12, False), (torch.zeros(32, 384),)),
-        ("attention by squares, 32 x 384", _Attention(384, 12, True), (torch.zeros(32, 384),)),
-        ("attention, 128 x 256", _Attention(256, 8, False), (torch.zeros(128, 256),)),
+@dataclass(frozen=True)
+class Workload:
+    """A module to run, and the shape of its input; with `exchanged`, by processes too."""
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]
+    exchanged: bool = False
+
+
+def workloads() -> list[Workload]:
+    """Between them every kind of work, in sizes from a few kilobytes to those of BERT-base, and messages both short and long."""
+    return [
+        Workload("comparisons", nn.ReLU(), (1 << 17,)),
+        Workload("polynomials", nn.GELU(), (1 << 16,)),
+        Workload("matrix products, 1 x 768", nn.Linear(768, 768), (1, 768)),
+        Workload("matrix products, 32 x 384", nn.Linear(384, 1536), (32, 384)),
+        Workload("matrix products, 128 x 768", nn.Linear(768, 3072), (128, 768)),
+        Workload("feed-forward layer, 8 x 64", _FeedForward(64, nn.GELU()), (8, 64)),
+        Workload("feed-forward layer, 32 x 384", _FeedForward(384, nn.GELU()), (32, 384)),
+        Workload("feed-forward layer by squares, 32 x 384", _FeedForward(384, _Quad()), (32, 384)),
+        Workload("feed-forward layer, 128 x 256", _FeedForward(256, nn.ReLU()), (128, 256)),
+        Workload("feed-forward layer, 128 x 768", _FeedForward(768, nn.GELU()), (128, 768), True),
+        Workload("attention, 32 x 384", _Attention(384, 12, False), (32, 384), True),
+        Workload("attention by squares, 32 x 384", _Attention(384, 12, True), (32, 384), True),
+        Workload("attention, 128 x 256", _Attention(256, 8, False), (128, 256)),
+        Workload("attention, 128 x 768", _Attention(768, 12, False), (128, 768), True),
+        Workload("attention by squares, 128 x 768", _Attention(768, 12, True), (128, 768)),
     ]
-    return [(name, secure_eval.capture(module.eval(), inputs)) for name, module, inputs in modules]
 
 
-def calibrate(device: str = "cpu", progress: Progress | None = None) -> Device:
-    """Measures local work, the generator and the handling of a round's messages, in under a minute.
+@dataclass
+class _Sample:
+    """One phase of one role of one program: its work, and the seconds of each kind and of the whole; and of single calls."""
 
-    Rates are those of one party with torch's current number of threads. Raises ValueError if the measurements explain no positive rate.
+    work: Mapping[str, Work]
+    seconds: Mapping[str, float]
+    total: float
+    calls: Sequence[tuple[str, Work, float]]
+
+
+def calibrate(
+    device: str = "cpu", progress: Progress | None = None, measured: Sequence[Workload] | None = None
+) -> Device:
+    """Measures local work by its kinds, and what exchanging messages takes besides the network, in a minute or two.
+
+    Rates are those of one party with torch's current number of threads. `measured`: what to run, `workloads()` unless told otherwise;
+    a kind of work that none of it does gets no rate. Raises ValueError where nothing exchanges messages.
     """
     where = torch.device(device)
-    programs = _programs()
-    steps = len(programs) + 2
-    rows, seconds = [], []
-    protocol = secure_eval.protocols.get("dealer2pc")
-    for i, (name, program) in enumerate(programs):
+    measured = workloads() if measured is None else measured
+    steps = len(measured) + 1
+    samples: list[_Sample] = []
+    for i, workload in enumerate(measured):
         if progress:
-            progress(i, steps, name)
-        counted = secure_eval.count(program, protocol).roles["online"]["party0"]
-        measured = replay(program, protocol, device)
-        assert measured.seconds is not None
-        rows.append((counted.macs, counted.traffic_bytes, counted.kernels))
-        seconds.append(measured.seconds)
-    per_mac, per_byte, per_kernel = _non_negative(rows, seconds)
+            progress(i, steps, workload.name)
+        program = secure_eval.capture(workload.module.eval(), (torch.zeros(workload.shape),))
+        for protocol in ("dealer2pc", "replicated3pc"):
+            samples.extend(_samples(program, secure_eval.protocols.get(protocol), device))
     if progress:
-        progress(len(programs), steps, "generator")
-    generator = _generator(where)
-    if progress:
-        progress(len(programs) + 1, steps, "messages")
-    round_s = _round()
+        progress(len(measured), steps, "messages")
+    round_s, message_bytes_per_s = _messages([w for w in measured if w.exchanged])
     if progress:
         progress(steps, steps, "done")
+    work = {kind: _rate(kind, samples) for kind in sorted({kind for s in samples for kind in s.seconds})}
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name()
     return Device(
         name=where.type,
-        macs_per_s=1 / per_mac,
-        traffic_bytes_per_s=1 / per_byte,
-        random_bytes_per_s=generator,
-        kernel_s=per_kernel,
+        work=work,
+        step_s=_step(samples),
         round_s=round_s,
+        message_bytes_per_s=message_bytes_per_s,
+        machine="gpu" if where.type == "cuda" else "cpu",
         hardware=f"{name}, {torch.get_num_threads()} thread(s) a party",
         versions=f"torch {torch.__version__}, Python {platform.python_version()}",
         date=date.today().isoformat(),
     )
 
 
-def _non_negative(rows: list[tuple[float, float, float]], seconds: list[float]) -> tuple[float, float, float]:
-    """Least squares in relative error for seconds = rows @ x, x > 0."""
-    a = torch.tensor(rows, dtype=torch.float64) / torch.tensor(seconds, dtype=torch.float64)[:, None]
-    unit = a.amax(0)
-    a = a / unit
-    x = torch.full((a.shape[1],), 0.1, dtype=torch.float64)
-    target = a.T @ torch.ones(len(seconds), dtype=torch.float64)
-    for _ in range(20000):  # multiplicative updates (Lee and Seung, 2001) stay positive
-        x = x * target / (a.T @ (a @ x))
-    x = x / unit
-    if not bool((x > 0).all()):
-        raise ValueError(f"calibration explains no positive rates: {x.tolist()} from {seconds}")
-    return float(x[0]), float(x[1]), float(x[2])
+def _samples(program: secure_eval.Program, protocol: type[Protocol], device: str) -> list[_Sample]:
+    """Each role's phases but the set-up, run `_REPEATS` times as they are and as often under the stopwatch, after a first time."""
+    plan = Plan(program, protocol, 16)
+    counted = secure_eval.count(program, protocol, plan=plan).roles
+    found = []
+    for role, phases in (("dealer", ["offline"]), ("party0", ["offline", "online"])):
+        if role not in counted["setup"]:
+            continue
+        replay = Replay(program, protocol, role, device, plan=plan)
+        totals: dict[str, list[float]] = {phase: [] for phase in phases}
+        watched: dict[str, list[Stopwatch]] = {phase: [] for phase in phases}
+        for phase in phases:
+            replay.run(phase)
+        for _ in range(_REPEATS):
+            for phase in phases:
+                totals[phase].append(replay.seconds(phase))
+            for phase in phases:
+                watched[phase].append(replay.watched(phase))
+        for phase in phases:
+            work = counted[phase][role].work
+            runs = watched[phase]
+            seconds = {kind: median(run.seconds.get(kind, 0.0) for run in runs) for kind in work}
+            calls = [
+                (kind, done, median(run.calls[i][2] for run in runs))
+                for i, (kind, done, _) in enumerate(runs[0].calls)
+            ]
+            found.append(_Sample(work, seconds, median(totals[phase]), calls))
+    return found
 
 
-def _generator(where: torch.device) -> float:
-    """Bytes a second of the generator, for tensors of about the size that a query uses."""
-    stream = Stream(new_seed(), "calibration")
-    count = 200
-    started = perf_counter()
-    for index in range(count):
-        stream.tensor(index, (_RANDOM,), device=where)
-    return count * _RANDOM * 8 / (perf_counter() - started)
-
-
-_PEER = """
-import socket, sys, torch
-from secure_eval.transport import Tcp, TensorSpec
-transport = Tcp("b", {"a": socket.socket(fileno=int(sys.argv[1]))})
-small = torch.zeros(8, dtype=torch.int64)
-for _ in range(int(sys.argv[2])):
-    transport.exchange({"a": [small]}, {"a": [TensorSpec((8,))]})
-"""
-
-
-def _round() -> float:
-    """Seconds that a round of small messages takes between two processes of this machine."""
-    mine, other = socket.socketpair()
-    peer = subprocess.Popen(
-        [sys.executable, "-c", _PEER, str(other.fileno()), str(_PINGS)], pass_fds=[other.fileno()]
+def _rate(kind: str, samples: Sequence[_Sample]) -> Rate:
+    """The rate of a kind that explains its measured seconds best."""
+    found = [(work, seconds) for s in samples for name, work, seconds in s.calls if name == kind]
+    if not found:
+        found = [(s.work[kind], s.seconds[kind]) for s in samples if s.seconds.get(kind, 0.0) > 0]
+    rows = [(w.calls, w.bytes, w.macs) for w, _ in found]
+    call_s, byte_s, mac_s = non_negative(rows, [seconds for _, seconds in found])
+    return Rate(
+        call_s=call_s,
+        bytes_per_s=1 / byte_s if byte_s else inf,
+        macs_per_s=1 / mac_s if mac_s else inf,
     )
-    other.close()
-    transport = Tcp("a", {"b": mine}, timeout=60)
-    small = torch.zeros(8, dtype=torch.int64)
-    taken = []
-    for _ in range(_PINGS):
-        started = perf_counter()
-        transport.exchange({"b": [small]}, {"b": [TensorSpec((8,))]})
-        taken.append(perf_counter() - started)
-    transport.close()
-    peer.wait(60)
-    return sorted(taken)[_PINGS // 2]
+
+
+def _step(samples: Sequence[_Sample]) -> float:
+    """Seconds of the engine's own bookkeeping for each call: what no kind of work accounts for."""
+    calls = [sum(w.calls for w in s.work.values()) for s in samples]
+    left = [max(0.0, s.total - sum(s.seconds.values())) for s in samples]
+    return median(rest / count for rest, count in zip(left, calls, strict=True))
+
+
+def non_negative(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """The x >= 0 for which rows @ x explains the seconds best: of the least Kullback-Leibler divergence.
+
+    So the explained seconds add up to the measured ones: long and short samples weigh as what they take, and none pulls by its noise as
+    with least squares. Found by multiplicative updates (Lee and Seung, 2001), which stay positive. Raises ValueError where no seconds
+    are positive.
+    """
+    if not seconds or min(seconds) <= 0:
+        raise ValueError(f"seconds are {list(seconds)}; allowed: positive numbers, one at least")
+    a, b = torch.tensor(rows, dtype=torch.float64), torch.tensor(seconds, dtype=torch.float64)
+    unit = a.sum(0)
+    used = unit > 0
+    a = a[:, used] / unit[used]
+    x = torch.full((a.shape[1],), float(b.sum()) / a.shape[1], dtype=torch.float64)
+    for _ in range(20000):
+        x = x * (a.T @ (b / (a @ x)))
+    found = torch.zeros(len(unit), dtype=torch.float64)
+    found[used] = torch.where(x * 1e6 > x.sum(), x, 0) / unit[used]
+    return [float(value) for value in found]
+
+
+def _messages(measured: Sequence[Workload]) -> tuple[float, float]:
+    """Seconds of a round, and bytes a second, where parties are processes of this machine: what a query takes beyond its local work.
+
+    Measured with the engine's own encrypted links, on the processor: an accelerator's messages go through it too.
+    """
+    rows, seconds = [], []
+    for workload in measured:
+        module, inputs = workload.module.eval(), (torch.zeros(workload.shape),)
+        program = secure_eval.capture(module, inputs)
+        alone = replay(program, secure_eval.protocols.get("dealer2pc"), repeats=_QUERIES)
+        with secure_eval.compile(module, inputs, protocol="dealer2pc", parties="processes") as secure:
+            taken = []
+            for _ in range(_WARM_UP + _QUERIES):
+                secure(*inputs)
+                online = secure.measurement.online
+                assert online.seconds is not None
+                taken.append(online.seconds)
+        left = median(taken[_WARM_UP:]) - alone
+        if left > 0:  # else this machine was busy with something else while the party ran alone
+            rows.append((online.rounds, online.handled_bytes))
+            seconds.append(left)
+    round_s, byte_s = non_negative(rows, seconds)
+    return round_s, 1 / byte_s if byte_s else inf
 
 
 def _cpu_name() -> str:

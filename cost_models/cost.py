@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
-from secure_eval.measurement import PHASES, Counts, Measurement
+from secure_eval.measurement import PHASES, Counts, Measurement, Memory
 
 Phase = Counts
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
 class Cost:
     """Counts of the three phases; each count is the largest over the roles (`bytes`: most sent by one of them).
 
-    Costs add, subtract and scale, so that a table of differences sums to a candidate; `by_site`, `by_operation` and `communication` (each
-    role's exact bytes, rounds and messages, as a measurement has them) belong to one program and are dropped by arithmetic.
+    Costs add, subtract and scale, so that a table of differences sums to a candidate. What belongs to one program is dropped by
+    arithmetic:
+
+    by_site, by_operation: online counts of each module of the model, and of each kind of operation.
+    sites_of, operations_of: the same of every phase, by its name.
+    communication: each role's exact bytes, rounds and messages, as a measurement has them.
+    memory: bytes that each role holds, by role.
     """
 
     setup: Phase = field(default_factory=Phase)
     offline: Phase = field(default_factory=Phase)
     online: Phase = field(default_factory=Phase)
-    by_site: Mapping[str, Phase] = field(default_factory=dict)
-    by_operation: Mapping[str, Phase] = field(default_factory=dict)
+    sites_of: Mapping[str, Mapping[str, Phase]] = field(default_factory=dict)
+    operations_of: Mapping[str, Mapping[str, Phase]] = field(default_factory=dict)
     communication: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
 
     @classmethod
     def of(cls, measurement: Measurement) -> Cost:
@@ -33,10 +41,29 @@ class Cost:
             measurement.setup,
             measurement.offline,
             measurement.online,
-            dict(measurement.sites),
-            dict(measurement.operations),
+            dict(measurement.sites_of),
+            dict(measurement.operations_of),
             measurement.communication(),
+            dict(measurement.memory),
         )
+
+    @property
+    def by_site(self) -> Mapping[str, Phase]:
+        return self.sites_of.get("online", {})
+
+    @property
+    def by_operation(self) -> Mapping[str, Phase]:
+        return self.operations_of.get("online", {})
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most that one computing party holds at once, in any phase."""
+        return max((m.peak_bytes for role, m in self.memory.items() if role.startswith("party")), default=0)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Correlated randomness that one computing party keeps for a query that is yet to come."""
+        return max((m.query_bytes for role, m in self.memory.items() if role.startswith("party")), default=0)
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.setup + other.setup, self.offline + other.offline, self.online + other.online)
@@ -56,27 +83,23 @@ class Cost:
         """JSON-ready."""
         return {
             **{phase: getattr(self, phase).to_dict() for phase in PHASES},
-            "by_site": {k: v.to_dict() for k, v in self.by_site.items()},
-            "by_operation": {k: v.to_dict() for k, v in self.by_operation.items()},
+            "sites_of": _tables(self.sites_of, lambda counts: counts.to_dict()),
+            "operations_of": _tables(self.operations_of, lambda counts: counts.to_dict()),
             "communication": dict(self.communication),
+            "memory": {role: asdict(memory) for role, memory in self.memory.items()},
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cost:
         """Inverse of to_dict. Raises ValueError for a key that no phase has."""
         return cls(
-            setup=_phase(data.get("setup", {})),
-            offline=_phase(data.get("offline", {})),
-            online=_phase(data.get("online", {})),
-            by_site={k: _phase(v) for k, v in data.get("by_site", {}).items()},
-            by_operation={k: _phase(v) for k, v in data.get("by_operation", {}).items()},
+            **{phase: Phase.from_dict(data.get(phase, {})) for phase in PHASES},
+            sites_of=_tables(data.get("sites_of", {}), Phase.from_dict),
+            operations_of=_tables(data.get("operations_of", {}), Phase.from_dict),
             communication=data.get("communication", {}),
+            memory={role: Memory(**found) for role, found in data.get("memory", {}).items()},
         )
 
 
-def _phase(data: Mapping[str, float]) -> Phase:
-    known = {f.name for f in fields(Phase)}
-    unknown = set(data) - known
-    if unknown:
-        raise ValueError(f"unknown counts {sorted(unknown)}; allowed: {', '.join(sorted(known))}")
-    return Phase(**data)
+def _tables(tables: Mapping[str, Mapping[str, A]], convert: Callable[[A], B]) -> dict[str, dict[str, B]]:
+    return {phase: {key: convert(value) for key, value in table.items()} for phase, table in tables.items()}

@@ -34,21 +34,19 @@ def seconds(
 ) -> Seconds:
     """Seconds of one phase of one query.
 
-    T = work + rounds * (round trip / 2) + bytes / bandwidth: a round is one message each way at the same time, so it takes half a round
-    trip; nothing overlaps, because the engine's rounds begin when the local work before them is done. Linear in the cost.
+    compute   the local work: calls, bytes and multiply-accumulates of each kind at the device's rates
+    network   rounds * the longer of (round trip / 2) and the device's time for a round
+              + the longer of (path bytes / bandwidth) and (handled bytes / the device's rate for messages)
+
+    A round is one message each way at the same time, so it takes half a round trip, and it is over when its longest message is there. A
+    round begins when the local work before it is done, so work and network do not overlap; encrypting, copying and decrypting a message
+    does overlap with its way over the network. Proportional to the cost.
 
     Raises ProfileError for an unknown network or device.
     """
     counts = cost if isinstance(cost, Phase) else getattr(cost, phase)
     d, n = load_device(device), load_network(network)
-    compute = (
-        counts.macs / d.macs_per_s
-        + counts.traffic_bytes / d.traffic_bytes_per_s
-        + counts.random_bytes / d.random_bytes_per_s
-        + counts.kernels * d.kernel_s
-        + counts.rounds * d.round_s
-    )
-    waiting = (
-        counts.rounds * (n.round_trip_s / 2 + n.message_overhead_s) + counts.bytes / n.bandwidth_bytes_per_s
-    )
-    return Seconds(compute, waiting)
+    compute = sum(d.rate(kind).seconds(work) + work.calls * d.step_s for kind, work in counts.work.items())
+    waiting = counts.rounds * max(d.round_s, n.round_trip_s / 2 + n.message_overhead_s)
+    sending = max(counts.path_bytes / n.bandwidth_bytes_per_s, counts.handled_bytes / d.message_bytes_per_s)
+    return Seconds(compute, waiting + sending)

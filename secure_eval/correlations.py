@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from secure_eval.kernels import meta
+from secure_eval.measurement import Ledger
 from secure_eval.randomness import MetaStream, Stream
 from secure_eval.transport import TensorSpec
 
@@ -131,14 +132,17 @@ class Source(ABC):
 
 
 class Recorder(Source):
-    """Writes down what is asked for, and hands out meta tensors: makes the plan."""
+    """Writes down what is asked for, and under which tag of `ledger`, and hands out meta tensors: makes the plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
         self.plan: list[Correlation] = []
+        self.tags: list[str] = []
+        self._ledger = ledger or Ledger()
         self.stream = MetaStream("recorder")
 
     def next(self, correlation: Correlation) -> tuple[int, Fields]:
         self.plan.append(correlation)
+        self.tags.append(self._ledger.tagged)
         fields: list[Field | CommonField] = [
             *correlation.common(),
             *correlation.random(),

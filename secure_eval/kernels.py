@@ -19,27 +19,39 @@ remembers those as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache, update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from secure_eval.measurement import GENERATOR
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Spec = tuple[torch.Size, torch.dtype]
-Observer = Callable[[int], None]
+
+
+class Observer(Protocol):
+    """Who is told of local work."""
+
+    def work(self, kind: str, nbytes: int) -> None:
+        """One fused step or one expansion of a seed that would read and write so many bytes."""
+
+    def hold(self, result: Any) -> Any:
+        """Takes the tensors of a result, which are shared between calls, and returns the ones to hand out."""
+
 
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 @contextmanager
 def observing(observer: Observer) -> Iterator[None]:
-    """Inside, every kernel on meta tensors reports to `observer` the bytes that it would read and write."""
+    """Inside, every kernel on meta tensors reports to `observer`, and so does every tensor that arrives or is expanded from a seed."""
     token = _observer.set(observer)
     try:
         yield
@@ -47,11 +59,47 @@ def observing(observer: Observer) -> Iterator[None]:
         _observer.reset(token)
 
 
+Stopwatch = Callable[[str, Callable[[], Any]], Any]
+
+_stopwatch: ContextVar[Stopwatch | None] = ContextVar("stopwatch", default=None)
+
+
+@contextmanager
+def timing(stopwatch: Stopwatch) -> Iterator[None]:
+    """Inside, kernels and expansions of seeds on real tensors run as `stopwatch(kind, run)`, which returns what `run()` does."""
+    token = _stopwatch.set(stopwatch)
+    try:
+        yield
+    finally:
+        _stopwatch.reset(token)
+
+
+def timed(kind: str, run: Callable[[], R]) -> R:
+    """Runs one piece of work, under the stopwatch if there is one."""
+    stopwatch = _stopwatch.get()
+    if stopwatch is None:
+        return run()
+    with _disable_current_modes():
+        found: R = stopwatch(kind, run)
+    return found
+
+
 @lru_cache(maxsize=1 << 14)
 def meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The meta tensor of a shape: always the same one."""
     with _disable_current_modes(), torch.inference_mode(False):
         return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def allocated(shape: tuple[int, ...], dtype: torch.dtype, generator: bool = False) -> Tensor:
+    """A meta tensor that memory is needed for, and with `generator` the work of expanding it from a seed."""
+    tensor, observer = meta(shape, dtype), _observer.get()
+    if observer is None:
+        return tensor
+    if generator:
+        observer.work(GENERATOR, tensor.numel() * tensor.element_size())
+    held: Tensor = observer.hold(tensor)
+    return held
 
 
 @lru_cache(maxsize=1 << 14)
@@ -99,11 +147,11 @@ def _result(call: _Call) -> Any:
     return result
 
 
-def _fresh(result: Any) -> Any:
+def fresh(result: Any) -> Any:
     """The remembered tensors as new objects: torch changes the shape of some in place (squeeze_, after a vector times a matrix)."""
     if isinstance(result, Tensor):
         return result.detach()
-    return type(result)(map(_fresh, result)) if type(result) in (tuple, list) else result
+    return type(result)(map(fresh, result)) if type(result) in (tuple, list) else result
 
 
 class MetaMemo(TorchDispatchMode):
@@ -118,7 +166,7 @@ class MetaMemo(TorchDispatchMode):
         if not (func.is_view or func._schema.is_mutable):
             call = _Call(func, args, kwargs)
             if call.tensors and all(t.is_meta for t in call.tensors):
-                return self.seen(func, call.tensors, _fresh(_result(call)))
+                return self.seen(func, call.tensors, fresh(_result(call)))
         result = func(*args, **kwargs)
         return self.seen(func, list(tensors_in([*args, *kwargs.values()])), result)
 
@@ -136,6 +184,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(v)
 
 
+def nbytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of tensors together."""
+    return sum([t.numel() * t.element_size() for t in tensors])
+
+
 class Kernel(Generic[P, R]):
     """A local step, called like the torch function that defines it (kept as `.reference`)."""
 
@@ -146,17 +199,17 @@ class Kernel(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         device = next(a for a in args if isinstance(a, Tensor)).device.type
-        if device == "cpu":
-            native = _native(self.name)
-            return (native or self.reference)(*args, **kwargs)
         if device != "meta":
-            return self.reference(*args, **kwargs)
+            function = _native(self.name) if device == "cpu" else None
+            return timed(self.name, lambda: (function or self.reference)(*args, **kwargs))
         specs = tuple([(a.shape, a.dtype) for a in args])  # type: ignore[attr-defined]
         result, traffic = _on_meta(self.reference, specs, tuple(kwargs.items()))
         observer = _observer.get()
-        if observer is not None:
-            observer(traffic)
-        return result
+        if observer is None:
+            return result
+        observer.work(self.name, traffic)
+        held: R = observer.hold(result)
+        return held
 
 
 @cache

@@ -2,40 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from time import perf_counter
 from typing import Any
 
 PHASES = ("setup", "offline", "online")
 
 
+GENERATOR = "generator"
+"""The kind of work that expands seeds into random bytes."""
+
+
+@dataclass
+class Work:
+    """Additive work of one kind of local operation: how often, ring multiply-accumulates, and bytes read and written."""
+
+    calls: float = 0
+    macs: float = 0
+    bytes: float = 0
+
+    def plus(self, other: Work, sign: float = 1) -> Work:
+        return Work(
+            self.calls + sign * other.calls, self.macs + sign * other.macs, self.bytes + sign * other.bytes
+        )
+
+
 @dataclass
 class Counts:
     """Additive counts of one role in one phase, or of one site or operation in it.
 
-    `bytes` are payload bytes sent; `rounds` message exchanges that this role waited for; `macs` ring multiply-accumulates;
-    `traffic_bytes` memory read and written by local operations; `random_bytes` expanded from seeds; `kernels` tensor operations.
+    bytes: payload bytes sent.
+    rounds: message exchanges that this role waited for.
+    messages: messages sent.
+    path_bytes: the longest message of each round, added up: what a link has to carry before the last round is done.
+    handled_bytes: what the busiest role sends and receives in each round, added up.
+    work: local work by kind: a fused step's name, `product <bits>` (matrix products in a ring of that many bits; with `by columns`
+        where the second operand lies so in memory), `elementwise` (any other tensor operation), `generator`.
+    seconds: of a run; None in a prediction.
     """
 
     bytes: float = 0
     rounds: float = 0
     messages: float = 0
-    macs: float = 0
-    traffic_bytes: float = 0
-    random_bytes: float = 0
-    kernels: float = 0
+    path_bytes: float = 0
+    handled_bytes: float = 0
+    work: dict[str, Work] = field(default_factory=dict)
     seconds: float | None = None
+
+    @property
+    def macs(self) -> float:
+        """Ring multiply-accumulates."""
+        return sum(w.macs for w in self.work.values())
+
+    @property
+    def macs_by_bits(self) -> dict[int, float]:
+        """Ring multiply-accumulates by the ring's width in bits."""
+        found: dict[int, float] = {}
+        for kind, work in self.work.items():
+            if work.macs:
+                bits = int(kind.split()[1])
+                found[bits] = found.get(bits, 0) + work.macs
+        return found
+
+    @property
+    def traffic_bytes(self) -> float:
+        """Memory read and written by local operations, the generator apart."""
+        return sum(w.bytes for kind, w in self.work.items() if kind != GENERATOR)
+
+    @property
+    def random_bytes(self) -> float:
+        """Bytes expanded from seeds."""
+        return self.work[GENERATOR].bytes if GENERATOR in self.work else 0
+
+    @property
+    def kernels(self) -> float:
+        """Tensor operations, the generator's apart."""
+        return sum(w.calls for kind, w in self.work.items() if kind != GENERATOR)
+
+    def add_work(self, kind: str, more: Work) -> None:
+        """Counts work of a kind."""
+        work = self.work.get(kind)
+        if work is None:
+            work = self.work[kind] = Work()
+        work.calls += more.calls
+        work.macs += more.macs
+        work.bytes += more.bytes
 
     def _combine(self, other: Counts, sign: int) -> Counts:
         both = self.seconds is not None and other.seconds is not None
-        values = {
-            f.name: getattr(self, f.name) + sign * getattr(other, f.name)
-            for f in fields(self)
-            if f.name != "seconds"
-        }
-        return Counts(**values, seconds=self.seconds + sign * other.seconds if both else None)  # type: ignore[operator]
+        work = dict(self.work)
+        for kind, w in other.work.items():
+            work[kind] = work.get(kind, Work()).plus(w, sign)
+        values = {name: getattr(self, name) + sign * getattr(other, name) for name in _NUMBERS}
+        return Counts(**values, work=work, seconds=self.seconds + sign * other.seconds if both else None)  # type: ignore[operator]
 
     def __add__(self, other: Counts) -> Counts:
         return self._combine(other, 1)
@@ -44,16 +106,55 @@ class Counts:
         return self._combine(other, -1)
 
     def __mul__(self, factor: float) -> Counts:
-        values = {f.name: getattr(self, f.name) * factor for f in fields(self) if f.name != "seconds"}
-        return Counts(**values, seconds=None if self.seconds is None else self.seconds * factor)
+        values = {name: getattr(self, name) * factor for name in _NUMBERS}
+        work = {kind: Work().plus(w, factor) for kind, w in self.work.items()}
+        return Counts(**values, work=work, seconds=None if self.seconds is None else self.seconds * factor)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Counts:
         return self * (1 / divisor)
 
-    def to_dict(self) -> dict[str, float]:
-        return {k: v for k, v in asdict(self).items() if v is not None}
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the counts and, where work was counted, its sums and the work by kind as [calls, MACs, bytes]."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}
+        if self.work:
+            found |= {name: getattr(self, name) for name in _SUMS}
+            found["work"] = {kind: [w.calls, w.macs, w.bytes] for kind, w in sorted(self.work.items())}
+        return found if self.seconds is None else found | {"seconds": self.seconds}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Counts:
+        """Inverse of to_dict. Raises ValueError for a key that no count has."""
+        known = (*_NUMBERS, *_SUMS, "work", "seconds")
+        unknown = set(data) - set(known)
+        if unknown:
+            raise ValueError(f"unknown counts {sorted(unknown)}; allowed: {', '.join(known)}")
+        work = {kind: Work(*numbers) for kind, numbers in data.get("work", {}).items()}
+        numbers = {name: data[name] for name in _NUMBERS if name in data}
+        return cls(**numbers, work=work, seconds=data.get("seconds"))
+
+
+_NUMBERS = ("bytes", "rounds", "messages", "path_bytes", "handled_bytes")
+_SUMS = ("macs", "traffic_bytes", "random_bytes", "kernels")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of tensors that a role holds: the most at once in each phase, and what it keeps between them.
+
+    `model_bytes` stay from set-up on; `query_bytes` are kept from one query's offline phase until it is answered.
+    """
+
+    setup_peak_bytes: int = 0
+    offline_peak_bytes: int = 0
+    online_peak_bytes: int = 0
+    model_bytes: int = 0
+    query_bytes: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.setup_peak_bytes, self.offline_peak_bytes, self.online_peak_bytes)
 
 
 def phase_of_roles(by_role: Mapping[str, Counts]) -> Counts:
@@ -61,9 +162,17 @@ def phase_of_roles(by_role: Mapping[str, Counts]) -> Counts:
     roles = list(by_role.values())
     if not roles:
         return Counts()
-    values = {f.name: max(getattr(c, f.name) for c in roles) for f in fields(Counts) if f.name != "seconds"}
+    values = {name: max(getattr(c, name) for c in roles) for name in _NUMBERS}
+    kinds = dict.fromkeys(kind for c in roles for kind in c.work)
+    none = Work()
+    work = {}
+    for kind in kinds:
+        of_kind = [c.work.get(kind, none) for c in roles]
+        work[kind] = Work(
+            max(w.calls for w in of_kind), max(w.macs for w in of_kind), max(w.bytes for w in of_kind)
+        )
     timed = [c.seconds for c in roles if c.seconds is not None]
-    return Counts(**values, seconds=max(timed) if timed else None)
+    return Counts(**values, work=work, seconds=max(timed) if timed else None)
 
 
 @dataclass
@@ -71,25 +180,49 @@ class Measurement:
     """Counts of a run, phase by phase.
 
     `setup` happens once a model, `offline` once a query and independent of its data, `online` once a query.
-    `roles[phase][role]` holds each role's own counts; `sites` and `operations` split the online bytes and rounds of one party
-    (a round that several sites share counts once in each of them).
+
+    roles: each role's own counts, by phase and role.
+    path: by phase, `path_bytes` and `handled_bytes` over all roles: nobody begins a round before the last one is done everywhere.
+    sites, operations: by phase, the counts of each module and of each kind of operation: for each count the largest over the roles
+        (a round that several of them share counts once in each).
+    memory: of each role; counting runs know it, real ones do not.
     """
 
     roles: dict[str, dict[str, Counts]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
-    sites: dict[str, Counts] = field(default_factory=dict)
-    operations: dict[str, Counts] = field(default_factory=dict)
+    path: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sites_of: dict[str, dict[str, Counts]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
+    operations_of: dict[str, dict[str, Counts]] = field(
+        default_factory=lambda: {phase: {} for phase in PHASES}
+    )
+    memory: dict[str, Memory] = field(default_factory=dict)
+
+    def phase(self, name: str) -> Counts:
+        """One phase as users read it: for each count the largest over the roles."""
+        found = phase_of_roles(self.roles[name])
+        found.path_bytes, found.handled_bytes = self.path.get(name, (found.path_bytes, found.handled_bytes))
+        return found
 
     @property
     def setup(self) -> Counts:
-        return phase_of_roles(self.roles["setup"])
+        return self.phase("setup")
 
     @property
     def offline(self) -> Counts:
-        return phase_of_roles(self.roles["offline"])
+        return self.phase("offline")
 
     @property
     def online(self) -> Counts:
-        return phase_of_roles(self.roles["online"])
+        return self.phase("online")
+
+    @property
+    def sites(self) -> dict[str, Counts]:
+        """Online counts by module."""
+        return self.sites_of["online"]
+
+    @property
+    def operations(self) -> dict[str, Counts]:
+        """Online counts by kind of operation."""
+        return self.operations_of["online"]
 
     def communication(self) -> dict[str, dict[str, dict[str, int]]]:
         """What a prediction must equal exactly: bytes, rounds and messages of every role in every phase."""
@@ -112,19 +245,24 @@ class Measurement:
 
 
 class Ledger:
-    """Where a role's transport counts: one set of counts a phase, and inside it one a tag (the program node that asked)."""
+    """Where a role's transport counts: one set of counts a phase, and inside it one a tag (the program node that asked).
+
+    `tagged` is the tag of what is being done now; `lengths` has, for each round of a phase, its longest message and what is sent and
+    received in it altogether.
+    """
 
     def __init__(self) -> None:
         self.phases: dict[str, Counts] = {phase: Counts(seconds=0.0) for phase in PHASES}
         self.tags: dict[str, dict[str, Counts]] = {phase: {} for phase in PHASES}
-        self.current = "setup"
+        self.lengths: dict[str, list[tuple[int, int]]] = {phase: [] for phase in PHASES}
+        self.current, self.tagged = "setup", ""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Counts]:
         """Counts and times everything inside as one run of phase `name`, from zero."""
         self.phases[name] = Counts(seconds=0.0)
-        self.tags[name] = {}
-        self.current = name
+        self.tags[name], self.lengths[name] = {}, []
+        self.current, self.tagged = name, ""
         started = perf_counter()
         try:
             yield self.phases[name]
@@ -137,3 +275,42 @@ class Ledger:
 
     def tag(self, name: str) -> Counts:
         return self.tags[self.current].setdefault(name, Counts())
+
+    def newest(self) -> dict[str, Any]:
+        """The phase that was counted last, JSON-ready."""
+        return {
+            "phase": self.current,
+            "counts": self.counts.to_dict(),
+            "tags": {tag: counts.to_dict() for tag, counts in self.tags[self.current].items()},
+            "lengths": self.lengths[self.current],
+        }
+
+    def take(self, newest: Mapping[str, Any]) -> None:
+        """Takes over what another process's ledger counted last."""
+        self.current = newest["phase"]
+        self.phases[self.current] = Counts.from_dict(newest["counts"])
+        self.tags[self.current] = {tag: Counts.from_dict(c) for tag, c in newest["tags"].items()}
+        self.lengths[self.current] = [(longest, handled) for longest, handled in newest["lengths"]]
+
+    def exchanged(self, sent: Sequence[int], received: Sequence[int], rounds: int) -> None:
+        """Counts the messages of one exchange, given by their lengths."""
+        counts, total = self.counts, sum(sent)
+        counts.bytes += total
+        counts.messages += len(sent)
+        counts.rounds += rounds
+        longest, handled = max([*sent, *received], default=0), total + sum(received)
+        counts.path_bytes += longest
+        counts.handled_bytes += handled
+        lengths = self.lengths[self.current]
+        if not rounds and lengths:  # these follow the round's messages on the same links
+            longest, handled = longest + lengths[-1][0], handled + lengths.pop()[1]
+        lengths.append((longest, handled))
+
+
+def path_of(ledgers: Iterable[Ledger], phase: str) -> tuple[int, int]:
+    """`path_bytes` and `handled_bytes` over all roles, whose rounds go side by side."""
+    path = handled = 0
+    for together in zip_longest(*(ledger.lengths[phase] for ledger in ledgers), fillvalue=(0, 0)):
+        path += max(longest for longest, _ in together)
+        handled += max(both for _, both in together)
+    return path, handled

@@ -21,7 +21,7 @@ from secure_eval.counting import collect
 from secure_eval.emulation import Link, over
 from secure_eval.launch import Launcher
 from secure_eval.links import connect_all, issue, listen
-from secure_eval.measurement import Counts, Ledger, Measurement
+from secure_eval.measurement import Ledger, Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
 from secure_eval.roles import Client, Owner, Plan, links, role_names
@@ -167,7 +167,7 @@ class Processes(Launcher):
             if error is not None:
                 errors.append(error)
             elif isinstance(future.result(), dict) and "ledger" in future.result():
-                self._ledgers[name] = _ledger(future.result()["ledger"])
+                self._ledgers.setdefault(name, Ledger()).take(future.result()["ledger"])
         if errors:
             raise next((e for e in errors if not isinstance(e, TransportError)), errors[0])
         return {name: future.result() for name, future in futures.items()}
@@ -208,12 +208,3 @@ class Processes(Launcher):
             child.end()
         self._children = {}
         self._pool.shutdown()
-
-
-def _ledger(data: Mapping[str, Any]) -> Ledger:
-    ledger = Ledger()
-    ledger.phases = {phase: Counts(**counts) for phase, counts in data["phases"].items()}
-    ledger.tags = {
-        phase: {tag: Counts(**c) for tag, c in tags.items()} for phase, tags in data["tags"].items()
-    }
-    return ledger

@@ -18,7 +18,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-from secure_eval.kernels import meta
+from secure_eval.kernels import allocated, timed
+from secure_eval.measurement import GENERATOR
 
 SEED_BYTES = 16
 _ZEROS = memoryview(bytes(1 << 20))
@@ -63,6 +64,9 @@ class Stream:
         if index in self._used:
             raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
         self._used.add(index)
+        return timed(GENERATOR, lambda: self._expanded(index, shape, dtype).to(device))
+
+    def _expanded(self, index: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         out = torch.empty(math.prod(shape), dtype=dtype)
         count = out.numel() * out.element_size()
         if count:
@@ -75,16 +79,14 @@ class Stream:
             for start in range(0, count, len(_ZEROS)):
                 stop = min(count, start + len(_ZEROS))
                 encryptor.update_into(_ZEROS[: stop - start], target[start:stop])
-        return out.view(tuple(shape)).to(device)
+        return out.view(tuple(shape))
 
 
 class MetaStream(Stream):
-    """The same interface for the counting run: shapes without values, with the number of bytes that would be
-    expanded."""
+    """The same interface for the counting run: shapes without values."""
 
     def __init__(self, purpose: str):
         super().__init__(bytes(SEED_BYTES), purpose)
-        self.expanded_bytes = 0
 
     def tensor(
         self,
@@ -96,6 +98,4 @@ class MetaStream(Stream):
         if index in self._used:
             raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
         self._used.add(index)
-        out = meta(tuple(shape), dtype)
-        self.expanded_bytes += out.numel() * out.element_size()
-        return out
+        return allocated(tuple(shape), dtype, generator=True)

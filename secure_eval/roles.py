@@ -29,11 +29,11 @@ from secure_eval.correlations import (
     expand_common,
 )
 from secure_eval.engine import Engine, evaluate_clear, multiplied_weights
-from secure_eval.kernels import MetaMemo
+from secure_eval.kernels import MetaMemo, nbytes
 from secure_eval.program import Node, Program, Ref
 from secure_eval.protocols.base import Protocol, Secret, by_columns
 from secure_eval.randomness import SEED_BYTES, MetaStream, Stream, new_seed
-from secure_eval.scheduler import Scheduler, gather
+from secure_eval.scheduler import Scheduler, start
 from secure_eval.transport import Counting, TensorSpec, Transport
 
 _SEED = TensorSpec((SEED_BYTES,), torch.uint8)
@@ -173,13 +173,18 @@ class Owner(Role):
             }
             self._clear(program, {"constant", "owner"}, environment)
             parts = []
+            ledger = self.transport.ledger
+            last = self.protocol.parts - 1
+            takers = sum(last in self.protocol.parts_of(i) for i in range(self.protocol.parties))
             for index, node in enumerate(_of_op(program, "share_weight")):
+                ledger.tagged = node.name
                 source = next(node.references())
                 value = ring.encode(environment[source], _fraction_bits(node, self.fraction_bits))
                 parts.append(splitter.last_part(value, index))
+                ledger.tag(node.name).bytes += takers * nbytes(parts[-1:])
             sends: dict[str, list[Tensor]] = {}
             for party, name in enumerate(party_names(self.protocol)):
-                takes = self.protocol.parts - 1 in self.protocol.parts_of(party)
+                takes = last in self.protocol.parts_of(party)
                 sends[name] = [*splitter.seed_messages(party), *(parts if takes else [])]
             tables = [environment[n.args[0]] for n in _tables(program)]
             if tables:
@@ -262,7 +267,8 @@ def _revealed(protocol: type[Protocol], party: int) -> list[int]:
 class Plan:
     """The correlations that set-up and one query use, recorded by running party 0 on meta tensors.
 
-    `columns` names the weights of linear layers: a matrix product with their transpose reads them column by column.
+    `tags` names the program node that each of a query's correlations is for. `columns` names the weights of linear layers: a matrix
+    product with their transpose reads them column by column.
     """
 
     columns: frozenset[str] = frozenset()
@@ -279,9 +285,9 @@ class Plan:
             self.columns = frozenset(
                 n.args[1].name for n in _of_op(program, "linear") if isinstance(n.args[1], Ref)
             )
-            recorder = Recorder()
+            recorder = Recorder(party.transport.ledger)
             party.evaluate(recorder, *party.meta_inputs())
-        self.query = list(recorder.plan)
+        self.query, self.tags = list(recorder.plan), list(recorder.tags)
 
 
 def _chunks(plan: Sequence[Correlation]) -> Iterator[range]:
@@ -341,10 +347,11 @@ class Party(Role):
         """Gets its weight shares, agrees on seeds, and opens the weights that are multiplied with, once, under fixed masks."""
         with self.transport.ledger.phase("setup"):
             self.begin(program)
-            self._plan = plan.query
+            self._plan, self._tags = plan.query, plan.tags
             self._receive_setup(program)
             store = Store()
-            for number, correlation in enumerate(plan.setup):
+            for number, (name, correlation) in enumerate(zip(plan.weights, plan.setup, strict=True)):
+                self.transport.ledger.tagged = name
                 store.put(correlation, self._expand(correlation, 0, number))
             self.open_weights(store)
 
@@ -365,6 +372,7 @@ class Party(Role):
             self.protocol, self.number, [owner.popleft() for _ in seeds], "weights", self.device
         )
         for index, node in enumerate(nodes):
+            self.transport.ledger.tagged = node.name
             message = owner.popleft() if takes else None
             self._weights[node.name] = weights.join(
                 node.shape, index, message, _fraction_bits(node, self.fraction_bits)
@@ -404,7 +412,10 @@ class Party(Role):
         p = self.protocol(self.number, source, self.device, self.fraction_bits)
 
         async def all_weights() -> None:
-            await gather(*(p.weight(name, self._weights[name]) for name in multiplied_weights(program)))
+            for task in [
+                await start(p.weight(name, self._weights[name]), name) for name in multiplied_weights(program)
+            ]:
+                await task
 
         Scheduler(self.transport).run(all_weights())
 
@@ -434,6 +445,7 @@ class Party(Role):
             specs = [f.spec for f in derived]
             messages = deque(self.transport.exchange({}, {"dealer": specs}, rounds=int(first))["dealer"])
         for number in chunk:
+            self.transport.ledger.tagged = self._tags[number]
             correlation = self._plan[number]
             fields = self._expand(correlation, self._queries, number)
             if dealt:
@@ -494,7 +506,7 @@ class Dealer(Role):
                 _stream(None if meta else s, f"dealer to {n}") for n, s in zip(names, seeds, strict=True)
             ]
             self._streams = (streams[0], streams[1])
-            self._plan, self._queries = plan.query, 0
+            self._plan, self._tags, self._queries = plan.query, plan.tags, 0
             self._weights: dict[str, dict[str, Tensor]] = {}
             dealing = Dealing(self._streams, {}, self.device)
             for number, (name, correlation) in enumerate(zip(plan.weights, plan.setup, strict=True)):
@@ -508,6 +520,11 @@ class Dealer(Role):
         with self.transport.ledger.phase("offline"):
             dealt = Dealing(self._streams, self._weights, self.device).deal(self._plan, self._queries)
             for i, chunk in enumerate(_chunks(self._plan)):
-                messages = [t for _ in chunk for t in next(dealt)]
+                messages = []
+                for number in chunk:
+                    self.transport.ledger.tagged = self._tags[number]
+                    tensors = next(dealt)
+                    self.transport.ledger.tag(self._tags[number]).bytes += nbytes(tensors)
+                    messages.extend(tensors)
                 if messages:
                     self.transport.exchange({"party1": messages}, {}, rounds=int(i == 0))

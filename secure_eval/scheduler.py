@@ -105,6 +105,7 @@ class Scheduler:
         ready: deque[tuple[Task[Any], Any]],
         pending: list[tuple[Task[Any], Exchange]],
     ) -> None:
+        self._transport.ledger.tagged = task.tag
         while True:
             try:
                 request = task.coroutine.send(value)
@@ -135,11 +136,16 @@ class Scheduler:
         receives: dict[str, list[TensorSpec]] = {}
         tags: set[str] = set()
         for task, exchange in waiting:
+            lengths = [0]
             for peer, tensors in exchange.sends.items():
                 sends.setdefault(peer, []).extend(tensors)
-                self._transport.ledger.tag(task.tag).bytes += sum(
-                    t.numel() * t.element_size() for t in tensors
-                )
+                lengths.append(sum([t.numel() * t.element_size() for t in tensors]))
+            counts = self._transport.ledger.tag(task.tag)
+            counts.bytes += sum(lengths)
+            counts.path_bytes += max(lengths)
+            counts.handled_bytes += sum(lengths) + sum(
+                [s.nbytes for specs in exchange.receives.values() for s in specs]
+            )
             for peer, specs in exchange.receives.items():
                 receives.setdefault(peer, []).extend(specs)
             tags.add(task.tag)

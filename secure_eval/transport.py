@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secure_eval.kernels import meta
+from secure_eval.kernels import allocated, nbytes
 from secure_eval.measurement import Ledger
 
 
@@ -54,10 +54,6 @@ Outgoing = Mapping[str, Sequence[Tensor]]
 Incoming = Mapping[str, Sequence[TensorSpec]]
 
 
-def _nbytes(tensors: Sequence[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 class Transport(ABC):
     """One role's end of all its links. `device` is where received tensors are put."""
 
@@ -71,11 +67,11 @@ class Transport(ABC):
 
         `rounds` is 0 for messages that nobody waits for on the critical path (a stream of dealer's messages after the first).
         """
-        counts = self.ledger.counts
-        for tensors in sends.values():
-            counts.bytes += _nbytes(tensors)
-            counts.messages += 1
-        counts.rounds += rounds
+        self.ledger.exchanged(
+            [nbytes(tensors) for tensors in sends.values()],
+            [sum([s.nbytes for s in specs]) for specs in receives.values()],
+            rounds,
+        )
         return self._move(sends, receives)
 
     @abstractmethod
@@ -92,7 +88,7 @@ class Counting(Transport):
         super().__init__(role, "meta")
 
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]:
-        return {peer: [meta(s.shape, s.dtype) for s in specs] for peer, specs in receives.items()}
+        return {peer: [allocated(s.shape, s.dtype) for s in specs] for peer, specs in receives.items()}
 
 
 class Hub:
@@ -182,7 +178,7 @@ class _Link:
         self.poll.register(sock, select.POLLIN)
 
     def queue_send(self, tensors: Sequence[Tensor]) -> None:
-        total = _nbytes(tensors)
+        total = nbytes(tensors)
         header = _HEADER.pack(_MAGIC, self.sent & 0xFFFFFFFF, total)
         self.sent += 1
         if total <= _JOIN_BELOW:

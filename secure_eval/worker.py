@@ -16,17 +16,9 @@ from torch import Tensor
 from secure_eval import frames, protocols
 from secure_eval.emulation import Link, over
 from secure_eval.links import Credentials, connect_all, listen
-from secure_eval.measurement import Ledger
 from secure_eval.program import Program
 from secure_eval.roles import Dealer, Party, Plan, links
 from secure_eval.transport import Tcp, Transport
-
-
-def ledger_to_dict(ledger: Ledger) -> dict[str, Any]:
-    return {
-        "phases": {phase: counts.to_dict() for phase, counts in ledger.phases.items()},
-        "tags": {phase: {tag: c.to_dict() for tag, c in tags.items()} for phase, tags in ledger.tags.items()},
-    }
 
 
 class Worker:
@@ -78,7 +70,7 @@ class Worker:
 
     def _ledger(self) -> dict[str, Any]:
         assert self.transport is not None
-        return {"ledger": ledger_to_dict(self.transport.ledger)}
+        return {"ledger": self.transport.ledger.newest()}
 
 
 COMMANDS = ("start", "connect", "setup", "offline", "online")

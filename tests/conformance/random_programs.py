@@ -192,6 +192,8 @@ class Sketch:
         if kind == "number":
             return self.draw(st.sampled_from(CONSTANTS))
         fitting = [s for s in SHAPES if _broadcasts(s, shape)]
+        if not fitting:
+            raise DoesNotApply
         chosen = self.draw(st.sampled_from(fitting))
         if kind == "mask":
             bits = torch.randint(0, 2, chosen, generator=torch.Generator().manual_seed(len(self.nodes)))

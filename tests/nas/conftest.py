@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import cost_models
 import distill
 import nas
+from secure_eval.measurement import Work
 
 #: (bytes, rounds) online of one site.
 PRICES: dict[str, dict[str, tuple[int, int]]] = {
@@ -98,7 +99,8 @@ def made_up_cost(student: Any, example_inputs: Any, protocol: str) -> cost_model
     online = cost_models.Phase(
         bytes=100_000 + sum(of_site[0] for of_site in priced) * tokens // 6,
         rounds=20 + sum(of_site[1] for of_site in priced),
-        macs=1e6,
+        path_bytes=100_000 + sum(of_site[0] for of_site in priced) * tokens // 6,
+        work={"product 64": Work(1, 1e6)},
     )
     return cost_models.Cost(
         cost_models.Phase(bytes=5_000, rounds=1), cost_models.Phase(bytes=10, rounds=1), online

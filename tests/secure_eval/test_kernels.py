@@ -13,7 +13,7 @@ from torch import Tensor
 from secure_eval import native, ring
 from secure_eval.counting import WorkCounter
 from secure_eval.kernels import Kernel, MetaMemo, meta, observing
-from secure_eval.measurement import Counts
+from secure_eval.measurement import Ledger, Work
 from secure_eval.protocols import bitwords, bytewords, steps
 
 EXTREMES = torch.tensor(
@@ -137,12 +137,13 @@ def test_every_loop_stands_for_a_kernel() -> None:
 @pytest.mark.parametrize("shape", [(7,), (5, 1, 409)], ids=str)
 def test_meta_has_the_shapes_and_counts_fused_traffic(shape: tuple[int, ...]) -> None:
     for name, args, parameters in cases(Random(9), shape):
-        reported: list[int] = []
-        with observing(reported.append):
+        ledger = Ledger()
+        with observing(WorkCounter(ledger)):
             result = KERNELS[name](*(meta(tuple(a.shape), a.dtype) for a in args), **parameters)
         real = tensors(KERNELS[name](*args, **parameters))
         assert [(t.shape, t.dtype) for t in tensors(result)] == [(t.shape, t.dtype) for t in real], name
-        assert reported == [sum(t.numel() * t.element_size() for t in (*args, *real))], name
+        counted = Work(1, 0, sum(t.numel() * t.element_size() for t in (*args, *real)))
+        assert ledger.counts.work == {name: counted}, name
 
 
 def test_loops_read_tensors_that_are_not_contiguous() -> None:
@@ -165,7 +166,7 @@ def test_kernels_off_the_cpu_are_the_torch_function(monkeypatch: pytest.MonkeyPa
     assert KERNELS["indicators"](meta((3,), torch.int64)).shape == (16, 3) and not called
 
 
-@pytest.mark.parametrize("mode", [MetaMemo, lambda: WorkCounter(Counts())])
+@pytest.mark.parametrize("mode", [MetaMemo, lambda: WorkCounter(Ledger())])
 def test_memo_returns_what_torch_returns(mode: Callable[[], MetaMemo]) -> None:
     def steps(x: Tensor) -> list[Tensor]:
         y = x.transpose(0, 1)
@@ -193,7 +194,7 @@ def test_memo_returns_what_torch_returns(mode: Callable[[], MetaMemo]) -> None:
 def test_work_of_products_is_counted_once_seen_or_remembered() -> None:
     x = meta((4, 5, 6), torch.int64)
     for _ in range(2):
-        counts = Counts()
-        with WorkCounter(counts):
+        ledger = Ledger()
+        with WorkCounter(ledger):
             torch.matmul(x, meta((6, 7), torch.int64))
-        assert counts.macs == 4 * 5 * 6 * 7
+        assert ledger.counts.macs_by_bits == {64: 4 * 5 * 6 * 7}

@@ -12,6 +12,9 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from secure_eval.correlations import stream_index
+from secure_eval.counting import WorkCounter
+from secure_eval.kernels import observing
+from secure_eval.measurement import Ledger
 from secure_eval.randomness import SEED_BYTES, MetaStream, RandomnessReuse, Stream, new_seed
 from secure_eval.testing.statistics import Z_LIMIT, two_sample_z, uniform_z
 
@@ -121,7 +124,8 @@ def test_the_statistics_reject_what_is_not_uniform() -> None:
 
 
 def test_meta_stream_counts_bytes() -> None:
-    stream = MetaStream("a")
-    assert stream.tensor(0, (3, 4)).device.type == "meta"
-    stream.tensor(1, (5,), torch.uint8)
-    assert stream.expanded_bytes == 3 * 4 * 8 + 5
+    stream, ledger = MetaStream("a"), Ledger()
+    with observing(WorkCounter(ledger)):
+        assert stream.tensor(0, (3, 4)).device.type == "meta"
+        stream.tensor(1, (5,), torch.uint8)
+    assert ledger.counts.random_bytes == 3 * 4 * 8 + 5 and ledger.counts.traffic_bytes == 0
