@@ -19,6 +19,7 @@ from typing import Annotated, ParamSpec, TypeVar
 import typer
 
 from recipes import printing
+from recipes.cost_command import cost_command
 from recipes.errors import ContractMissed, complain
 
 P = ParamSpec("P")
@@ -222,56 +223,78 @@ def report_command(
     typer.echo("\n".join(f"Wrote {path}" for path in written))
 
 
-@command
-def cost_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A hub id, a model directory, package:<name>/<path>, or a config.json."
-        ),
-    ],
-    protocol: Annotated[str, typer.Option("--protocol", help="Protocol of the secure engine.")] = "dealer2pc",
-    network: Annotated[
-        str, typer.Option("--network", help="Network profile: a name or a YAML file.")
-    ] = "wan",
-    device: Annotated[
-        str, typer.Option("--device", help="Device profile: a name or a file of `calibrate`.")
-    ] = "cpu",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Examples in one query.")] = 1,
-    sequence_length: Annotated[
-        int, typer.Option("--sequence-length", min=1, help="Tokens of a query.")
-    ] = 128,
-    json_output: Json = False,
-) -> None:
-    """Predict what a model would cost under MPC. Needs its configuration only, no weights.
-
-    Bytes are the most that one party sends; seconds are those of one online query.
-
-    Example: `sordino cost bert-base-uncased --network wan --sequence-length 128`
-    """
-    from recipes import pricing
-
-    found = pricing.cost(model, protocol, network, device, batch, sequence_length)
-    if json_output:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        printing.cost(found)
+command(cost_command)
 
 
 @command
 def calibrate_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the profile.")] = Path(
-        "device.yaml"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File for the profile.", show_default="device.yaml, or network.yaml"
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="listen|HOST:PORT",
+            help="Measure a link instead: `listen` on one host, then the address of that host on the other.",
+            show_default="none",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65535,
+            help="With `--network listen`: port to listen on; 0 lets the system choose.",
+            show_default="7341",
+        ),
+    ] = None,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls",
+            help="With --network: credentials of both ends, for mutual TLS 1.3 as between parties. The host that listens "
+            "makes the file if it isn't there; copy it to the other.",
+            show_default="none: nothing is encrypted",
+        ),
+    ] = None,
 ) -> None:
-    """Measure how fast this machine computes, for `--device` and a recipe's `secure.device`.
+    """Measure how fast this machine computes, for `--device` and a recipe's `secure.device`; or, with `--network`,
+    the link between two hosts, for `--network` of `sordino cost` and a recipe's `secure.network`.
+
+    A link is measured over the engine's own transport: the round trip of small messages, and the payload bandwidth each way. The
+    profile names neither host.
 
     Example: `sordino calibrate --output my_machine.yaml`
-    """
-    from recipes import pricing
 
-    path = pricing.calibrate(output, _reporter())
-    typer.echo(f"Wrote {path}. Use it: sordino cost MODEL --device {path}")
+    Example: `sordino calibrate --network listen --port 7341` on one host, and on the other
+    `sordino calibrate --network 192.0.2.7:7341 --output my_link.yaml`
+    """
+    from recipes import calibration
+    from recipes.errors import RecipeError
+
+    listening = network == calibration.LISTEN
+    if port is not None and not listening:
+        raise RecipeError(
+            f"--port {port}: goes with `--network {calibration.LISTEN}`; elsewhere write HOST:PORT"
+        )
+    if tls is not None and network is None:
+        raise RecipeError(f"--tls {tls}: goes with --network")
+    if listening:
+        if output is not None:
+            raise RecipeError(f"--output {output}: the profile is written by the other end, which connects")
+        calibration.listen(calibration.PORT if port is None else port, tls, typer.echo)
+        return
+    if network is None:
+        path = calibration.device(output or Path("device.yaml"), _reporter())
+        typer.echo(f"Wrote {path}. Use it: sordino cost MODEL --device {path}")
+    else:
+        path = calibration.network(network, tls, output or Path("network.yaml"), _reporter())
+        typer.echo(f"Wrote {path}. Use it: sordino cost MODEL --network {path}")
 
 
 @command

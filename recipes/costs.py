@@ -35,7 +35,7 @@ def profiles(secure: Secure) -> dict[str, Any]:
     import cost_models
 
     networks = {name: asdict(cost_models.network_profile(name)) for name in secure.priced}
-    return {"networks": networks, "device": asdict(cost_models.device_profile(secure.device))}
+    return {"networks": networks, "device": cost_models.device_profile(secure.device).to_dict()}
 
 
 def measured_phase(phase: Any) -> dict[str, Any]:

@@ -1,53 +1,17 @@
-"""`sordino cost` and `sordino calibrate`: what a model would cost, from its configuration alone."""
+"""Models and their inputs without weights, from a configuration alone: what `sordino cost` prices."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.checkpoints import is_local, locate_checkpoint
 from recipes.errors import RecipeError
-from recipes.files import write_text
-from recipes.progress import Reporter
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-
-def cost(
-    name: str, protocol: str, network: str, device: str, batch: int, sequence_length: int
-) -> dict[str, Any]:
-    """Predicted cost of one query, in the words of `sordino cost --json`.
-
-    Raises RecipeError or another ValueError for an unknown model, protocol or profile, and
-    secure_eval.UnsupportedOperations, with the whole list, for a model that cannot run securely.
-    """
-    import cost_models
-
-    model = skeleton(name)
-    inputs = meta_inputs(model, batch, sequence_length)
-    found = cost_models.predict(model, inputs, protocol=protocol)
-    seconds = cost_models.seconds(found, network=network, device=device)
-
-    def counts(phase: Any) -> dict[str, int]:
-        return {"bytes": round(phase.bytes), "rounds": round(phase.rounds)}
-
-    return {
-        "model": name,
-        "protocol": protocol,
-        "network": network,
-        "device": device,
-        "batch": batch,
-        "sequence_length": sequence_length,
-        "setup": counts(found.setup),
-        "offline": {"bytes": round(found.offline.bytes)},
-        "online": counts(found.online) | {"macs": round(found.online.macs)},
-        "seconds": {"compute": seconds.compute, "network": seconds.network, "total": seconds.total},
-        "by_site": [{"site": site, **counts(phase)} for site, phase in found.by_site.items()],
-    }
 
 
 def skeleton(name: str) -> PreTrainedModel:
@@ -89,20 +53,6 @@ def meta_inputs(model: PreTrainedModel, batch: int, sequence_length: int) -> dic
             raise RecipeError(f"--sequence-length {sequence_length}: this model takes at most {most} tokens")
         inputs["attention_mask"] = torch.ones(batch, sequence_length, dtype=torch.long, device="meta")
     return inputs
-
-
-def calibrate(output: Path, reporter: Reporter) -> Path:
-    """Measure this machine and write its device profile, a YAML file, to `output`."""
-    import yaml
-
-    import cost_models
-
-    if output.suffix not in (".yaml", ".yml"):
-        raise RecipeError(f"--output {output}: a profile is a YAML file, so its name ends in .yaml")
-    with reporter.step("measure this machine") as progress:
-        found = cost_models.calibrate(progress=progress)
-    write_text(output, yaml.safe_dump(asdict(found), sort_keys=False))
-    return output
 
 
 def described(name: str) -> tuple[dict[str, Any], Any]:

@@ -10,9 +10,11 @@ import typer
 from recipes.errors import complain
 
 
-def table(title: str, header: list[str], rows: list[list[str]], bold: int | None = None) -> None:
+def table(
+    title: str, header: list[str], rows: list[list[str]], bold: int | None = None, left: str | None = None
+) -> None:
     """A table on standard output, wide enough for its columns where there is no terminal that says
-    otherwise."""
+    otherwise. The first column and the one named `left` are flush left."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -20,9 +22,13 @@ def table(title: str, header: list[str], rows: list[list[str]], bold: int | None
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    if title:  # a table's own title would be broken at the table's width
+        console.print(Text(title, style="italic"))
+    table = Table(header_style="bold")
     for position, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if position == 0 else "right", overflow="fold")
+        table.add_column(
+            Text(name), justify="left" if position == 0 or name == left else "right", overflow="fold"
+        )
     for number, row in enumerate(rows):
         table.add_row(*(Text(cell) for cell in row), style="bold green" if number == bold else None)
     console.print(table)
@@ -115,32 +121,6 @@ def verification(found: dict[str, Any]) -> None:
         f"Score {accuracy['secure']:.4f} under MPC, {accuracy['plaintext']:.4f} in plaintext on the same "
         "examples; "
         f"agreement {wording.percent(found['agreement'])}, largest logit error {found['max_logit_error']:.2g}"
-    )
-
-
-def cost(found: dict[str, Any]) -> None:
-    from results import wording
-
-    online, seconds = found["online"], found["seconds"]
-    title = f"{found['model']} on {found['protocol']}, {found['network']}, {found['device']}"
-    rows = [
-        [
-            "set-up, once a model",
-            wording.size(found["setup"]["bytes"]),
-            wording.count(found["setup"]["rounds"]),
-        ],
-        ["offline, a query", wording.size(found["offline"]["bytes"]), wording.ABSENT],
-        ["online, a query", wording.size(online["bytes"]), wording.count(online["rounds"])],
-    ]
-    table(title, ["phase", "bytes", "rounds"], rows)
-    shown = sorted(found["by_site"], key=lambda site: -site["bytes"])[:12]
-    rows = [[s["site"], wording.size(s["bytes"]), wording.count(s["rounds"])] for s in shown]
-    if rows:
-        table(f"The dearest of {len(found['by_site'])} modules, online", ["module", "bytes", "rounds"], rows)
-    typer.echo(
-        f"One online query: {wording.seconds(seconds['total'])} = compute "
-        f"{wording.seconds(seconds['compute'])} "
-        f"+ network {wording.seconds(seconds['network'])}; {online['macs']:,} multiply-accumulates"
     )
 
 

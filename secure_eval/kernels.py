@@ -33,7 +33,7 @@ from secure_eval.measurement import GENERATOR
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Spec = tuple[torch.Size, torch.dtype]
+Spec = tuple[Sequence[int], torch.dtype]
 
 
 class Observer(Protocol):
@@ -108,10 +108,15 @@ def _on_meta(
 ) -> tuple[Any, int]:
     """The result on meta tensors, and the bytes of inputs and outputs."""
     tensors = [meta(tuple(shape), dtype) for shape, dtype in specs]
-    with _disable_current_modes(), torch.inference_mode(False):
-        result = function(*tensors, **dict(parameters))
+    shapes = getattr(function, "shapes", None)
+    if shapes is not None:
+        found = tuple([meta(tuple(shape), dtype) for shape, dtype in shapes(*specs, **dict(parameters))])
+        result = found if len(found) > 1 else found[0]
+    else:
+        with _disable_current_modes(), torch.inference_mode(False):
+            result = function(*tensors, **dict(parameters))
     outputs = result if isinstance(result, tuple) else (result,)
-    return result, sum(t.numel() * t.element_size() for t in (*tensors, *outputs))
+    return result, nbytes([*tensors, *outputs])
 
 
 class _Call:
@@ -133,6 +138,10 @@ class _Call:
             return tuple([self._described(v) for v in value])
         return type(value), value
 
+    def forget(self) -> None:
+        """Lets go of the operands: a call that is remembered is not to keep them."""
+        self.args, self.kwargs, self.tensors = (), {}, []
+
     def __hash__(self) -> int:
         return hash(self.key)
 
@@ -147,6 +156,21 @@ def _result(call: _Call) -> Any:
     return result
 
 
+_harmless: set[_Call] = set()
+"""Calls that are known to write to an operand, return it and leave its shape as it was."""
+
+
+def _written(call: _Call) -> Any:
+    target = call.kwargs.get("out", call.args[0] if call.args else None)
+    if call in _harmless:
+        return target
+    layout = (target.shape, target.stride()) if isinstance(target, Tensor) else None
+    result = call.func(*call.args, **call.kwargs)
+    if result is target and layout == (target.shape, target.stride()) and len(_harmless) < 1 << 14:
+        _harmless.add(call)
+    return result
+
+
 def fresh(result: Any) -> Any:
     """The remembered tensors as new objects: torch changes the shape of some in place (squeeze_, after a vector times a matrix)."""
     if isinstance(result, Tensor):
@@ -158,15 +182,19 @@ class MetaMemo(TorchDispatchMode):
     """Inside, a torch operation on meta tensors is worked out once for its operands' shapes, strides, types
     and parameters.
 
-    Not views, which torch ties to the very tensor that they view, nor operations that write to an operand.
+    Not views, which torch ties to the very tensor that they view. An operation that writes to an operand gives
+    back that operand, once it is known not to change the operand's shape.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not (func.is_view or func._schema.is_mutable):
+        if not func.is_view:
             call = _Call(func, args, kwargs)
-            if call.tensors and all(t.is_meta for t in call.tensors):
-                return self.seen(func, call.tensors, fresh(_result(call)))
+            tensors = call.tensors
+            if tensors and all([t.is_meta for t in tensors]):
+                result = _written(call) if func._schema.is_mutable else fresh(_result(call))
+                call.forget()
+                return self.seen(func, tensors, result)
         result = func(*args, **kwargs)
         return self.seen(func, list(tensors_in([*args, *kwargs.values()])), result)
 
@@ -224,3 +252,13 @@ def _native(name: str) -> Callable[..., Any] | None:
 def kernel(reference: Callable[P, R]) -> Kernel[P, R]:
     """Marks a pure torch function as a local step."""
     return Kernel(reference)
+
+
+def shapes(of: Callable[..., Sequence[Spec]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Says of a step's torch function, which takes long on meta tensors, the shapes and types of its results by those of its operands."""
+
+    def mark(reference: Callable[P, R]) -> Callable[P, R]:
+        reference.shapes = of  # type: ignore[attr-defined]
+        return reference
+
+    return mark

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.kernels import kernel
+from secure_eval.kernels import kernel, shapes
 
 GROUPS = 16
 _TOP_FLAG = 15
@@ -207,6 +207,13 @@ def carry(
 
 
 @kernel
+@shapes(
+    lambda c, groups, masks, thresholds, add_public: [
+        masks,
+        (masks[0][1:], torch.uint8),
+        ((len(thresholds), *c[0]), torch.uint8),
+    ]
+)
 def compare_first(
     c: Tensor, groups: Tensor, masks: Tensor, *, thresholds: tuple[int, ...], add_public: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,6 +225,12 @@ def compare_first(
 
 
 @kernel
+@shapes(
+    lambda opened, masks, products, g3, next_masks, add_public: [
+        next_masks,
+        (next_masks[0][1:], torch.uint8),
+    ]
+)
 def compare_second(
     opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, next_masks: Tensor, *, add_public: bool
 ) -> tuple[Tensor, Tensor]:
@@ -229,6 +242,7 @@ def compare_second(
 
 
 @kernel
+@shapes(lambda opened, masks, products, g3, top, add_public: [top])
 def compare_last(
     opened: Tensor, masks: Tensor, products: Tensor, g3: Tensor, top: Tensor, *, add_public: bool
 ) -> Tensor:

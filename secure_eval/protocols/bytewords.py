@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.kernels import kernel
+from secure_eval.kernels import kernel, shapes
 from secure_eval.protocols import bitwords
 
 GROUPS = 8
@@ -88,6 +88,13 @@ def _look_up(c: Tensor, groups: Tensor, add_public: bool) -> tuple[Tensor, Tenso
 
 
 @kernel
+@shapes(
+    lambda c, groups, masks, thresholds, add_public: [
+        masks,
+        (masks[0][1:], torch.uint8),
+        ((len(thresholds), *c[0]), torch.uint8),
+    ]
+)
 def byte_compare_first(
     c: Tensor, groups: Tensor, masks: Tensor, *, thresholds: tuple[int, ...], add_public: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,6 +105,7 @@ def byte_compare_first(
 
 
 @kernel
+@shapes(lambda masks: [((len(monomials()), *masks[0][1:]), torch.uint8)])
 def byte_mask_products(masks: Tensor) -> Tensor:
     """The dealt monomials of the inputs' masks [14, words], stacked."""
     products: dict[tuple[int, int], Tensor] = {(1 << b, -1): masks[p_row(b)] for b in range(_PS)}
@@ -112,6 +120,7 @@ def byte_mask_products(masks: Tensor) -> Tensor:
 
 
 @kernel
+@shapes(lambda opened, masks, products, g7, top, add_public: [top])
 def byte_compare_last(
     opened: Tensor, masks: Tensor, products: Tensor, g7: Tensor, top: Tensor, *, add_public: bool
 ) -> Tensor:

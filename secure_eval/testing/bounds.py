@@ -135,8 +135,9 @@ def _mul(steps: Steps, value: Tensor, x: Any, y: Any) -> Tensor:
     exact = frexp(abs(clear))[0] == 0.5 or (clear == int(clear) and abs(clear) < 2**10)
     if exact:  # the binary point moves, to more fraction bits than stay perhaps, or an integer multiplies
         return secret.error * factor.abs() + (steps.cut if abs(clear) < 1 else 0.0)
-    # Public factors keep nine significant bits, or 32 fraction bits.
-    off = Approximate(factor, torch.maximum(factor.abs() * 2.0**-10, torch.tensor(2.0**-33)))
+    # Public factors keep nine significant bits, or the fraction bits that the secret leaves of a product's 48.
+    least = torch.tensor(2.0 ** (steps.fraction_bits - 49))
+    off = Approximate(factor, torch.maximum(factor.abs() * 2.0**-10, least))
     return product(torch.mul, steps.operand(secret, steps.cut), off)
 
 
