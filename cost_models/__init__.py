@@ -7,6 +7,7 @@ seconds(cost, network="wan", device="cpu").total
 from cost_models import peers
 from cost_models.calibrate import calibrate
 from cost_models.cost import Cost, Phase
+from cost_models.generation import Generation, predict_generation
 from cost_models.predict import predict
 from cost_models.prices import Charge, Money, money
 from cost_models.profile_files import Device, Network, Prices, ProfileError
@@ -21,6 +22,7 @@ __all__ = [
     "Charge",
     "Cost",
     "Device",
+    "Generation",
     "Money",
     "Network",
     "Phase",
@@ -34,6 +36,7 @@ __all__ = [
     "network_profile",
     "peers",
     "predict",
+    "predict_generation",
     "price_profile",
     "profile_names",
     "seconds",

@@ -78,7 +78,11 @@ class Device:
 
     def to_dict(self) -> dict[str, Any]:
         """What a profile's file says: numbers to four digits, without those that cost nothing."""
-        found = {name: _rounded(value) for name, value in vars(self).items() if name != "work" and value not in ("", inf)}
+        found = {
+            name: _rounded(value)
+            for name, value in vars(self).items()
+            if name != "work" and value not in ("", inf)
+        }
         found["work"] = {
             kind: {name: _rounded(value) for name, value in vars(rate).items() if 0 < value < inf}
             for kind, rate in self.work.items()

@@ -56,6 +56,9 @@ def cost_command(
     sequence_length: Annotated[
         int, typer.Option("--sequence-length", min=1, help="Tokens of a query.")
     ] = 128,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", min=0, help="Tokens that a language model generates after these.")
+    ] = 0,
     compare: Compare = None,
     sweep: Swept = None,
     plot: Annotated[
@@ -100,7 +103,7 @@ def cost_command(
     question = {
         "names": [model, protocol, network, device, prices, *(compare or [])],
         "shape": [batch, sequence_length],
-        "more": [sweep, system, systems, queries_per_setup],
+        "more": [sweep, system, systems, queries_per_setup, new_tokens],
     }
     models = [name for name in (model, *(compare or ())) if name is not None]
     profiles = {"networks": network, "devices": device, "prices": prices}
@@ -108,7 +111,16 @@ def cost_command(
     found = answers.read(key)
     if found is None:
         wanted_systems = [*(system or []), *(["all"] if systems else [])]
-        place = (network, device, batch, sequence_length, wanted_systems, prices, queries_per_setup)
+        place = (
+            network,
+            device,
+            batch,
+            sequence_length,
+            wanted_systems,
+            prices,
+            queries_per_setup,
+            new_tokens,
+        )
         found = _ask(model, protocol, compare, sweep, place, json_output)
         answers.write(key, found)
     if plot is not None:

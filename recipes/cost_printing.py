@@ -27,6 +27,8 @@ def cost(found: Mapping[str, Any]) -> None:
     table(f"{found['model']} on {found['protocol']}, {conditions(found)}", header, rows)
     parts(found, "site", "modules")
     parts(found, "operation", "kinds of operations")
+    if "generation" in found:
+        generation(found)
     if "money" in found:
         money(found["money"])
     if "systems" in found:
@@ -38,6 +40,25 @@ def cost(found: Mapping[str, Any]) -> None:
         f"A party keeps {wording.size(found['memory']['model_bytes'])} of the model, and "
         f"{wording.size(found['memory']['stored_bytes'])} for each query that is prepared ahead"
     )
+
+
+def generation(found: Mapping[str, Any]) -> None:
+    """A generation with a key/value cache: its prompt, its tokens and all of it."""
+    told = found["generation"]
+    titles = {"prefill": f"the prompt's {found['sequence_length']} tokens", "first": "first further token"}
+    titles |= {"last": "last token", "total": f"all {told['new_tokens']} new tokens"}
+    rows = [
+        [
+            title,
+            wording.size(told[name]["offline"]["bytes"]),
+            wording.size(told[name]["online"]["bytes"]),
+            wording.count(told[name]["online"]["rounds"]),
+            *times(told[name]["online"]["seconds"]),
+        ]
+        for name, title in titles.items()
+    ]
+    header = ["generation", "offline bytes", "online bytes", "rounds", "compute", "network", "seconds"]
+    table("Text, token by token, with the cache shared between the parties", header, rows)
 
 
 def parts(found: Mapping[str, Any], kind: str, title: str) -> None:

@@ -24,7 +24,8 @@ PHASES = ("setup", "offline", "online")
 @dataclass(frozen=True)
 class Setting:
     """Under what a subject is priced. `network` and `device` are the names given, `link` and `machine` what they stand for;
-    `systems`: comparison systems to estimate as well; `prices`: with them, money is told too."""
+    `systems`: comparison systems to estimate as well; `prices`: with them, money is told too; `new_tokens`: to generate after
+    `sequence_length` tokens."""
 
     network: str
     device: str
@@ -35,6 +36,7 @@ class Setting:
     systems: tuple[str, ...] = ()
     prices: cost_models.Prices | None = None
     queries_per_setup: int = 100_000
+    new_tokens: int = 0
 
     @classmethod
     def named(
@@ -46,6 +48,7 @@ class Setting:
         systems: Sequence[str] = (),
         prices: str | None = None,
         queries_per_setup: int = 100_000,
+        new_tokens: int = 0,
     ) -> Setting:
         """Loads the profiles. Raises ProfileError, and RecipeError for a comparison system that is not known."""
         import cost_models
@@ -60,6 +63,7 @@ class Setting:
             known_systems(systems),
             None if prices is None else cost_models.price_profile(prices),
             queries_per_setup,
+            new_tokens,
         )
 
 
@@ -85,7 +89,7 @@ class Shaped:
     """A model with a query's shapes; captured and counted when first asked."""
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]):
-        self._model, self._inputs = model, inputs
+        self.model, self._inputs = model, inputs
         self._costs: dict[str, cost_models.Cost] = {}
 
     @property
@@ -97,7 +101,7 @@ class Shaped:
         """Raises secure_eval.UnsupportedOperations, with the whole list."""
         import secure_eval
 
-        return secure_eval.capture(self._model, self._inputs)
+        return secure_eval.capture(self.model, self._inputs)
 
     def cost(self, protocol: str) -> cost_models.Cost:
         import cost_models
@@ -166,9 +170,30 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
             setting.prices,
             queries_per_setup=setting.queries_per_setup,
         ).to_dict()
+    if setting.new_tokens:
+        found["generation"] = _generation(shaped, subject, setting)
     if setting.systems:
         found["systems"] = [_system(shaped.program, name, setting) for name in setting.systems]
     return found
+
+
+def _generation(shaped: Shaped, subject: Subject, setting: Setting) -> dict[str, Any]:
+    """Counts and seconds of a generation's parts: the prompt, its first and its last further token, and all of it."""
+    import cost_models
+
+    found = cost_models.predict_generation(
+        shaped.model, setting.sequence_length, setting.new_tokens, subject.protocol, batch=setting.batch
+    )
+
+    def part(cost: cost_models.Cost) -> dict[str, Any]:
+        return {
+            phase: _exchanged(getattr(cost, phase))
+            | {"seconds": cost_models.seconds(cost, setting.link, setting.machine, phase).to_dict()}
+            for phase in ("offline", "online")
+        }
+
+    costs = {"prefill": found.prefill, "first": found.first, "last": found.last, "total": found.total}
+    return {"new_tokens": setting.new_tokens, **{name: part(cost) for name, cost in costs.items()}}
 
 
 def compare(models: Models, subjects: Sequence[Subject], setting: Setting) -> dict[str, Any]:

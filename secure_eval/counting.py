@@ -127,16 +127,22 @@ class _Watched:
 
 
 def count(
-    program: Program, protocol: type[Protocol], fraction_bits: int = 16, plan: Plan | None = None
+    program: Program,
+    protocol: type[Protocol],
+    fraction_bits: int = 16,
+    plan: Plan | None = None,
+    held: frozenset[str] = frozenset(),
 ) -> Measurement:
     """What set-up, one query's offline phase and one query cost under a protocol, without running them
-    (seconds stay None)."""
+    (seconds stay None). `held` names inputs whose shares the parties have from before: nobody sends them."""
     plan = plan or Plan(program, protocol, fraction_bits)
     client = Client(protocol, Counting("client"), fraction_bits)
     owner = Owner(protocol, Counting("owner"), fraction_bits)
     parties = [Party(protocol, Counting(name), fraction_bits) for name in party_names(protocol)]
     dealer = Dealer(protocol, Counting("dealer"), fraction_bits) if protocol.has_dealer else None
     roles: list[Role] = [client, owner, *parties, *([dealer] if dealer else [])]
+    for role in (client, *parties):
+        role.held = held
     watched = {role.transport.role: _Watched(role) for role in roles}
 
     def phase(role: Role, name: str) -> Any:

@@ -138,6 +138,8 @@ class Role:
         self.protocol, self.transport, self.fraction_bits = protocol, transport, fraction_bits
         self.device = transport.device
         self.program: Program | None = None
+        self.held: frozenset[str] = frozenset()
+        """Inputs that the parties hold shares of before the query; only counting runs know any."""
 
     def _clear(self, program: Program, levels: set[str], environment: dict[str, Any]) -> dict[str, Any]:
         """Adds the clear values of these levels to `environment`."""
@@ -149,6 +151,11 @@ class Role:
             ):
                 environment[node.name] = evaluate_clear(node, environment, program.constants, self.device)
         return environment
+
+
+    def _inputs_to_share(self, program: Program) -> list[Node]:
+        """The inputs that the client shares in a query."""
+        return [n for n in _of_op(program, "share_input") if next(n.references()) not in self.held]
 
 
 def _tables(program: Program) -> list[Node]:
@@ -218,7 +225,7 @@ class Client(Role):
             self._clear(program, {"public", "client"}, environment)
             public = [environment[n.name] for n in program.nodes if n.op == "input" and n.level == "public"]
             parts = []
-            for index, node in enumerate(_of_op(program, "share_input")):
+            for index, node in enumerate(self._inputs_to_share(program)):
                 value = ring.encode(
                     environment[next(node.references())], _fraction_bits(node, self.fraction_bits)
                 )
@@ -320,11 +327,7 @@ class Party(Role):
     def share_weights_on_meta(self) -> None:
         assert self.program is not None
         for node in _of_op(self.program, "share_weight"):
-            shares = [
-                torch.empty(node.shape, dtype=ring.DTYPE, device="meta")
-                for _ in self.protocol.parts_of(self.number)
-            ]
-            self._weights[node.name] = Secret(shares, _fraction_bits(node, self.fraction_bits))
+            self._weights[node.name] = self._meta_secret(node)
 
     def meta_inputs(self) -> tuple[dict[str, Tensor], dict[str, Secret]]:
         program = self.program
@@ -334,14 +337,19 @@ class Party(Role):
             for n in program.nodes
             if n.op == "input" and n.level == "public"
         }
-        inputs = {}
-        for node in _of_op(program, "share_input"):
-            shares = [
-                torch.empty(node.shape, dtype=ring.DTYPE, device="meta")
-                for _ in self.protocol.parts_of(self.number)
-            ]
-            inputs[node.name] = Secret(shares, _fraction_bits(node, self.fraction_bits))
-        return public, inputs
+        return public, {n.name: self._meta_secret(n) for n in _of_op(program, "share_input")}
+
+    def _meta_secret(self, node: Node) -> Secret:
+        shares = [
+            torch.empty(node.shape, dtype=ring.DTYPE, device="meta")
+            for _ in self.protocol.parts_of(self.number)
+        ]
+        return Secret(shares, _fraction_bits(node, self.fraction_bits))
+
+    def _held_inputs(self, program: Program) -> dict[str, Secret]:
+        """Shares of the inputs that the party holds from before."""
+        nodes = [n for n in _of_op(program, "share_input") if next(n.references()) in self.held]
+        return {n.name: self._meta_secret(n) for n in nodes}
 
     def setup(self, program: Program, plan: Plan) -> None:
         """Gets its weight shares, agrees on seeds, and opens the weights that are multiplied with, once, under fixed masks."""
@@ -461,14 +469,14 @@ class Party(Role):
         query = self._queries - len(self._stores)
         with self.transport.ledger.phase("online"):
             public_nodes = [n for n in program.nodes if n.op == "input" and n.level == "public"]
-            nodes = _of_op(program, "share_input")
+            nodes = self._inputs_to_share(program)
             takes = self._inputs.takes_message
             specs = [TensorSpec(n.shape, n.dtype) for n in public_nodes] + [
                 TensorSpec(n.shape) for n in nodes if takes
             ]
             received = deque(self.transport.exchange({}, {"client": specs})["client"])
             public = {n.name: received.popleft() for n in public_nodes}
-            inputs = {}
+            inputs = self._held_inputs(program)
             for index, node in enumerate(nodes):
                 message = received.popleft() if takes else None
                 number = query * _VALUES_PER_QUERY + index
