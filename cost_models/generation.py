@@ -126,7 +126,7 @@ def _cache_shapes(model: nn.Module, batch: int, cached: int) -> list[tuple[int, 
     device = next(model.parameters()).device
     ids = torch.zeros(batch, cached, dtype=torch.long, device=device)
     with torch.no_grad():
-        past = model(input_ids=ids, use_cache=True).past_key_values
+        past = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
     layers: list[Any] = list(past.layers) if isinstance(past, DynamicCache) else []
     if not all(isinstance(getattr(at, "keys", None), Tensor) for at in layers) or not layers:
         raise ValueError(
