@@ -1,6 +1,6 @@
 """Predicted against measured seconds: real models, on loopback and on the emulated LAN and WAN, roles as processes of this machine.
 
-    python -m benchmarks.predicted_seconds [--models NAME ...] [--networks NAME ...] [--queries 5] [--json FILE]
+    python -m benchmarks.predicted_seconds [--calibrate] [--models NAME ...] [--networks NAME ...] [--queries 5] [--json FILE]
 
 Models are of stock configurations with random weights: neither bytes nor seconds depend on a weight's value. Each network starts the
 processes anew; after the warm-up queries, the queries are timed, and the median is held against the prediction for the device
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import cost_models
@@ -35,13 +35,13 @@ WARM_UP_S = 3.0
 """Queries are answered, at least one, for so long before any is timed: until memory is in use, a machine is slower."""
 
 
-def _bert(**sizes: int) -> nn.Module:
+def _bert(**sizes: int) -> Any:
     torch.manual_seed(0)
-    model: nn.Module = BertModel._from_config(BertConfig(**sizes), attn_implementation="eager")
+    model = BertModel._from_config(BertConfig(**sizes), attn_implementation="eager")
     return model.eval()
 
 
-def _squared(model: nn.Module) -> nn.Module:
+def _squared(model: Any) -> Any:
     """The model with MPCFormer's Quad and 2Quad everywhere."""
     variants = {"softmax": "2quad", "activation": "quad"}
     sites = {site.name: variants[site.kind] for site in distill.find_sites(model) if site.kind in variants}
@@ -49,7 +49,7 @@ def _squared(model: nn.Module) -> nn.Module:
 
 
 _MINILM = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
-MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     "MiniLM-L6, exact, 32 tokens": (lambda: _bert(**_MINILM), 32),
     "MiniLM-L6, Quad + 2Quad, 32 tokens": (lambda: _squared(_bert(**_MINILM)), 32),
     "BERT-base, exact, 128 tokens": (lambda: _bert(), 128),
@@ -58,7 +58,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 """Name -> the model, and the tokens of a query."""
 
 
-def measure(name: str, networks: list[str], device: str, protocol: str, queries: int) -> list[dict[str, Any]]:
+def measure(
+    name: str, networks: list[str], device: cost_models.Device, protocol: str, queries: int
+) -> list[dict[str, Any]]:
     """One model on every network: a row each with predicted and measured seconds of the online and the offline phase."""
     build, tokens = MODELS[name]
     model = build()
@@ -108,6 +110,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--networks", nargs="+", default=["loopback", "lan", "wan"])
     parser.add_argument("--device", default="cpu", help="device profile")
+    parser.add_argument("--calibrate", action="store_true", help="calibrate this machine first, instead")
     parser.add_argument("--protocol", default="dealer2pc")
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -115,11 +118,11 @@ def main() -> None:
     if options.queries < 1:
         parser.error(f"--queries {options.queries}: allowed are whole numbers from 1")
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    device = cost_models.device_profile(options.device)
+    device = cost_models.calibrate() if options.calibrate else cost_models.device_profile(options.device)
     rows: list[dict[str, Any]] = []
     for name in options.models:
         for network in options.networks:
-            rows += measure(name, [network], options.device, options.protocol, options.queries)
+            rows += measure(name, [network], device, options.protocol, options.queries)
             found = {
                 "command": shlex.join(["python", "-m", "benchmarks.predicted_seconds", *sys.argv[1:]]),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),

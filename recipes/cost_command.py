@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,6 +151,7 @@ def _ask(
     from recipes import costing, subjects, sweeping, vocabulary
 
     wanted = None if sweep is None else sweeping.parse(sweep)
+    gc.freeze()  # what was imported stays; looking through it again and again would take a tenth of the time
     asked = subjects.subjects(model, protocol, compare, vocabulary.protocols())
     setting, models = costing.Setting.named(*place), costing.Models()
     if wanted is not None:
