@@ -72,14 +72,7 @@ def predict_generation(
         ValueError: a number below 1, more tokens than the model takes, or a model that keeps no keys and values.
         secure_eval.UnsupportedOperations, secure_eval.protocols.UnknownProtocol.
     """
-    for name, value in (("prompt", prompt), ("new_tokens", new_tokens), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name}={value}; allowed: whole numbers from 1")
-    most = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(most, int) and prompt + new_tokens > most:
-        raise ValueError(
-            f"prompt={prompt} and new_tokens={new_tokens}: this model takes at most {most} tokens"
-        )
+    check_generation(model, prompt, new_tokens, batch)
     protocol_class = secure_eval.protocols.get(protocol)
 
     def step(cached: int, tokens: int) -> Cost:
@@ -97,6 +90,19 @@ def predict_generation(
     first = step(prompt, 1)
     last = first if new_tokens <= 2 else step(prompt + new_tokens - 2, 1)
     return Generation(prompt, new_tokens, prefill, first, last)
+
+
+def check_generation(model: nn.Module, prompt: int, new_tokens: int, batch: int = 1) -> None:
+    """Raises ValueError for what `predict_generation` would refuse, without counting anything."""
+    for name, value in (("prompt", prompt), ("new_tokens", new_tokens), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name}={value}; allowed: whole numbers from 1")
+    most = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(most, int) and prompt + new_tokens > most:
+        raise ValueError(
+            f"prompt={prompt} and new_tokens={new_tokens}: this model takes at most {most} tokens"
+        )
+    _cache_shapes(model, batch, 1)
 
 
 class _Step(nn.Module):

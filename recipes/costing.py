@@ -118,8 +118,11 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
     whole list, for a model that cannot run securely.
     """
     import cost_models
+    from cost_models.generation import check_generation
 
     shaped = models.shaped(subject.model, setting.batch, setting.sequence_length)
+    if setting.new_tokens:
+        check_generation(shaped.model, setting.sequence_length, setting.new_tokens, setting.batch)
     cost = shaped.cost(subject.protocol)
 
     def seconds(counts: Any) -> dict[str, float]:

@@ -274,20 +274,20 @@ def _revealed(protocol: type[Protocol], party: int) -> list[int]:
 class Plan:
     """The correlations that set-up and one query use, recorded by running party 0 on meta tensors.
 
-    `tags` names the program node that each of a query's correlations is for. `columns` names the weights of linear layers: a matrix
+    `tags` and `setup_tags` name the program node that each correlation is for. `columns` names the weights of linear layers: a matrix
     product with their transpose reads them column by column.
     """
 
     columns: frozenset[str] = frozenset()
 
     def __init__(self, program: Program, protocol: type[Protocol], fraction_bits: int):
-        recorder = Recorder()
         party = Party(protocol, Counting("party0"), fraction_bits)
+        recorder = Recorder(party.transport.ledger)
         with MetaMemo():
             party.begin(program)
             party.share_weights_on_meta()
             party.open_weights(recorder)
-            self.setup = list(recorder.plan)
+            self.setup, self.setup_tags = list(recorder.plan), list(recorder.tags)
             self.weights = multiplied_weights(program) if self.setup else []
             self.columns = frozenset(
                 n.args[1].name for n in _of_op(program, "linear") if isinstance(n.args[1], Ref)
@@ -358,7 +358,7 @@ class Party(Role):
             self._plan, self._tags = plan.query, plan.tags
             self._receive_setup(program)
             store = Store()
-            for number, (name, correlation) in enumerate(zip(plan.weights, plan.setup, strict=True)):
+            for number, (name, correlation) in enumerate(zip(plan.setup_tags, plan.setup, strict=True)):
                 self.transport.ledger.tagged = name
                 store.put(correlation, self._expand(correlation, 0, number))
             self.open_weights(store)

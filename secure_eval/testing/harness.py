@@ -96,14 +96,16 @@ class _Plan(Plan):
         party = make(Counting("party0"))
         party.begin(program)
         party.share_weights_on_meta()
-        recorder = Recorder()
+        recorder = Recorder(party.transport.ledger)
         party.open_weights(recorder)
         self.setup: list[Correlation] = list(recorder.plan)
+        self.setup_tags = list(recorder.tags)
         self.weights = names if self.setup else []
-        recorder = Recorder()
+        recorder = Recorder(party.transport.ledger)
         with party.transport.ledger.phase("online") as self.counted:
             party.evaluate(recorder, *party.meta_inputs())
         self.query: list[Correlation] = list(recorder.plan)
+        self.tags = list(recorder.tags)
 
 
 def _program(

@@ -133,3 +133,9 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
 def make_recipe() -> Callable[..., Path]:
     """`tiny_recipe`, for fixtures that share a run."""
     return tiny_recipe
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of `sordino cost` that other tests, or the user, were given are not this test's."""
+    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))

@@ -219,6 +219,24 @@ def test_layers_are_added_up() -> None:
     assert entries[0]["seconds"] == {"compute": 1.0, "network": 2.0, "total": 3.0}
 
 
+def test_only_language_models_generate(config: str) -> None:
+    found = runner.invoke(app, ["cost", config, *SHAPE, "--new-tokens", "4"])
+    assert found.exit_code == 2 and "keeps no keys and values" in found.output
+
+
+def test_generation_token_by_token(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    described = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 20, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(described | {"bos_token_id": 0, "eos_token_id": 0}))
+    place = (str(tmp_path), "--sequence-length", "6", "--new-tokens", "3")
+    told = ask(*place)["generation"]
+    bytes_of = {name: told[name]["online"]["bytes"] for name in ("prefill", "first", "last", "total")}
+    assert bytes_of["prefill"] > bytes_of["last"] > bytes_of["first"] > 0
+    assert bytes_of["total"] == bytes_of["prefill"] + bytes_of["first"] + bytes_of["last"]
+    printed = runner.invoke(app, ["cost", *place]).output
+    assert "all 3 new tokens" in printed and "first further token" in printed
+
+
 def test_bars_are_to_scale() -> None:
     assert sweep_printing.bar({"compute": 1.0, "network": 3.0, "total": 4.0}, 4.0) == "█" * 9 + "░" * 27
     assert sweep_printing.bar({"compute": 1.0, "network": 1.0, "total": 2.0}, 4.0) == "█" * 9 + "░" * 9
