@@ -52,7 +52,7 @@ test-long: $(VENV)/demo.stamp $(VENV)/dev.stamp ## run every test, on a GPU too 
 	$(BIN)/python -m pytest --timeout 3600 $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
-	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/mypy || status=1; exit $$status
+	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; $(BIN)/mypy || status=1; exit $$status
 
 docs: $(VENV)/install.stamp ## write the generated pages docs/cli.md and docs/recipe_schema.md
 	$(BIN)/python docs/generate.py

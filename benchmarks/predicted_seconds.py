@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -60,8 +60,8 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
 
 def measure(
     name: str, networks: list[str], device: cost_models.Device, protocol: str, queries: int
-) -> list[dict[str, Any]]:
-    """One model on every network: a row each with predicted and measured seconds of the online and the offline phase."""
+) -> Iterator[dict[str, Any]]:
+    """One model on every network in turn: a row each with predicted and measured seconds of the online and the offline phase."""
     build, tokens = MODELS[name]
     model = build()
     inputs: dict[str, Tensor] = {
@@ -70,7 +70,6 @@ def measure(
     }
     program = secure_eval.capture(model, inputs)
     cost = cost_models.predict(program, protocol=protocol)
-    rows = []
     for network in networks:
         profile = cost_models.network_profile(network)
         link = None if network == "loopback" else profile.link()
@@ -94,8 +93,7 @@ def measure(
                 "most": max(found),
                 "deviation": predicted.total / median(found) - 1,
             }
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _seconds(secure: secure_eval.SecureModel, inputs: dict[str, Tensor]) -> dict[str, float]:
@@ -121,8 +119,8 @@ def main() -> None:
     device = cost_models.calibrate() if options.calibrate else cost_models.device_profile(options.device)
     rows: list[dict[str, Any]] = []
     for name in options.models:
-        for network in options.networks:
-            rows += measure(name, [network], device, options.protocol, options.queries)
+        for row in measure(name, options.networks, device, options.protocol, options.queries):
+            rows.append(row)
             found = {
                 "command": shlex.join(["python", "-m", "benchmarks.predicted_seconds", *sys.argv[1:]]),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -134,7 +132,7 @@ def main() -> None:
             }
             if options.json:
                 options.json.write_text(json.dumps(found, indent=1) + "\n")
-            show(rows[-1:], console)
+            show([row], console)
     show(rows, console)
 
 

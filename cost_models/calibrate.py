@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import secure_eval
 from cost_models.profile_files import Device, Rate
 from cost_models.replay import Replay, Stopwatch, replay
+from cost_models.squares import Quad, TwoQuad
 from secure_eval.measurement import Work
 from secure_eval.protocols.base import Protocol
 from secure_eval.roles import Plan
@@ -39,13 +40,6 @@ class _FeedForward(nn.Module):
         return self.norm(x + self.down(self.activation(self.up(x))))
 
 
-class _Quad(nn.Module):
-    """MPCFormer's square in GELU's place."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0.125 * x**2 + 0.25 * x + 0.5
-
-
 class _Attention(nn.Module):
     """Self-attention with softmax, or with squares in its place, and a normalised residual, as a transformer has them."""
 
@@ -56,16 +50,11 @@ class _Attention(nn.Module):
             nn.Linear(width, width),
             nn.LayerNorm(width),
         )
-        self.heads, self.squares = heads, squares
+        self.heads, self.weights = heads, TwoQuad() if squares else nn.Softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).transpose(0, 1).split(self.heads)
-        scores = q @ k.transpose(-1, -2)
-        if self.squares:
-            weights = (scores + 5.0) ** 2
-            weights = weights / weights.sum(-1, keepdim=True)
-        else:
-            weights = torch.softmax(scores, -1)
+        weights = self.weights(q @ k.transpose(-1, -2))
         return self.norm(x + self.out((weights @ v).transpose(0, 1).flatten(-2)))
 
 
@@ -89,7 +78,7 @@ def workloads() -> list[Workload]:
         Workload("matrix products, 128 x 768", nn.Linear(768, 3072), (128, 768)),
         Workload("feed-forward layer, 8 x 64", _FeedForward(64, nn.GELU()), (8, 64)),
         Workload("feed-forward layer, 32 x 384", _FeedForward(384, nn.GELU()), (32, 384)),
-        Workload("feed-forward layer by squares, 32 x 384", _FeedForward(384, _Quad()), (32, 384)),
+        Workload("feed-forward layer by squares, 32 x 384", _FeedForward(384, Quad()), (32, 384)),
         Workload("feed-forward layer, 128 x 256", _FeedForward(256, nn.ReLU()), (128, 256)),
         Workload("feed-forward layer, 128 x 768", _FeedForward(768, nn.GELU()), (128, 768), True),
         Workload("attention, 32 x 384", _Attention(384, 12, False), (32, 384), True),
@@ -230,7 +219,7 @@ def _messages(measured: Sequence[Workload]) -> tuple[float, float]:
         module, inputs = workload.module.eval(), (torch.zeros(workload.shape),)
         program = secure_eval.capture(module, inputs)
         alone = replay(program, secure_eval.protocols.get("dealer2pc"), repeats=_QUERIES)
-        with secure_eval.compile(module, inputs, protocol="dealer2pc", parties="processes") as secure:
+        with secure_eval.compile(program, protocol="dealer2pc", parties="processes") as secure:
             taken = []
             for _ in range(_WARM_UP + _QUERIES):
                 secure(*inputs)

@@ -217,7 +217,7 @@ def _servers(estimate: Estimated) -> int:
 
 
 def _waiting(sent: float, rounds: float, link: Network) -> float:
-    return rounds * (link.round_trip_s / 2 + link.message_overhead_s) + sent / link.bandwidth_bytes_per_s
+    return rounds * link.round_s + sent / link.bandwidth_bytes_per_s
 
 
 def _billed(cost: Cost, billed: Sequence[str] | None) -> dict[str, tuple[str, ...]]:

@@ -37,6 +37,11 @@ class Network:
     date: str = ""
     note: str = ""
 
+    @property
+    def round_s(self) -> float:
+        """Seconds that a round takes however short its messages: one message each way at the same time."""
+        return self.round_trip_s / 2 + self.message_overhead_s
+
     def link(self) -> Link:
         """What `secure_eval.compile(network=…)` emulates. Processing a message is work that a run really does, so it is left out."""
         return Link(self.round_trip_s, self.bandwidth_bytes_per_s)

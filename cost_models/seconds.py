@@ -47,6 +47,6 @@ def seconds(
     counts = cost if isinstance(cost, Phase) else getattr(cost, phase)
     d, n = load_device(device), load_network(network)
     compute = sum(d.rate(kind).seconds(work) + work.calls * d.step_s for kind, work in counts.work.items())
-    waiting = counts.rounds * max(d.round_s, n.round_trip_s / 2 + n.message_overhead_s)
+    waiting = counts.rounds * max(d.round_s, n.round_s)
     sending = max(counts.path_bytes / n.bandwidth_bytes_per_s, counts.handled_bytes / d.message_bytes_per_s)
     return Seconds(compute, waiting + sending)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoints import is_local, locate_checkpoint
+from recipes.checkpoints import config_file
 from recipes.errors import RecipeError
 from recipes.files import digest, fingerprint, read_json, write_json
 
@@ -75,13 +75,11 @@ def _package(name: str) -> Path:
 
 def _configuration(name: str) -> str | None:
     """The content of a local model's config.json."""
-    given = Path(name).expanduser()
     try:
-        located = str(given.resolve()) if given.is_file() else locate_checkpoint(name, Path.cwd())
+        path = config_file(name)
     except RecipeError:
         return None
-    path = Path(located) if given.is_file() else Path(located) / "config.json"
-    return fingerprint(path) if is_local(located) and path.is_file() else None
+    return fingerprint(path) if path is not None and path.is_file() else None
 
 
 def _profile(kind: str, name: str) -> str | None:

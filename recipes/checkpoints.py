@@ -49,6 +49,18 @@ def locate_checkpoint(name: str, base: Path) -> str:
     return name
 
 
+def config_file(name: str) -> Path | None:
+    """The config.json of a model on this machine, given as such a file or as `locate_checkpoint` takes it; None for a hub id.
+
+    Raises RecipeError as `locate_checkpoint` does.
+    """
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given.resolve()
+    located = locate_checkpoint(name, Path.cwd())
+    return Path(located) / "config.json" if is_local(located) else None
+
+
 def is_local(located: str) -> bool:
     """Whether `locate_checkpoint` gave a directory, not a hub id."""
     return Path(located).is_absolute()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from recipes.costs import PHASES
 from recipes.errors import RecipeError, suggestion
 from recipes.pricing import meta_inputs, skeleton
 from recipes.subjects import Subject
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     import cost_models
     import secure_eval
-
-PHASES = ("setup", "offline", "online")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.checkpoints import is_local, locate_checkpoint
+from recipes.checkpoints import config_file, locate_checkpoint
 from recipes.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -59,11 +59,9 @@ def described(name: str) -> tuple[dict[str, Any], Any]:
     """The model's config.json as it is, and as transformers' own configuration."""
     from transformers import AutoConfig
 
-    given = Path(name).expanduser()
-    located = str(given.resolve()) if given.is_file() else locate_checkpoint(name, Path.cwd())
+    path = config_file(name)
     try:
-        if is_local(located):
-            path = Path(located) if Path(located).is_file() else Path(located) / "config.json"
+        if path is not None:
             text = json.loads(path.read_text(encoding="utf-8"))
             carried = text.get("sordino")
             if carried:  # an exported model has a type of its own; its family's is noted beside it
@@ -75,7 +73,7 @@ def described(name: str) -> tuple[dict[str, Any], Any]:
                 raise RecipeError(f"model {name!r}: its config.json names no model_type")
             kept = {k: v for k, v in text.items() if k != "model_type"}
             return text, AutoConfig.for_model(kind, **kept)
-        config = AutoConfig.from_pretrained(located)
+        config = AutoConfig.from_pretrained(locate_checkpoint(name, Path.cwd()))
         return config.to_dict(), config
     except RecipeError:
         raise

@@ -152,7 +152,6 @@ class Role:
                 environment[node.name] = evaluate_clear(node, environment, program.constants, self.device)
         return environment
 
-
     def _inputs_to_share(self, program: Program) -> list[Node]:
         """The inputs that the client shares in a query."""
         return [n for n in _of_op(program, "share_input") if next(n.references()) not in self.held]

@@ -16,22 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import secure_eval
+from cost_models.squares import Quad, TwoQuad
 from cost_models.workload import Work, within, works
-
-
-class Quad(nn.Module):
-    """MPCFormer's activation (Li et al., ICLR 2023, section 3)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0.125 * torch.square(x) + 0.25 * x + 0.5
-
-
-class TwoQuad(nn.Module):
-    """MPCFormer's softmax (Li et al., ICLR 2023, section 3)."""
-
-    def forward(self, scores: Tensor) -> Tensor:
-        squares = torch.square(scores + 5.0)
-        return squares / squares.sum(-1, keepdim=True)
 
 
 def _two_quad_attention(
