@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,7 +124,8 @@ def cost_command(
             queries_per_setup,
             new_tokens,
         )
-        found = _ask(model, protocol, compare, sweep, place, json_output)
+        with _rare_collection():
+            found = _ask(model, protocol, compare, sweep, place, json_output)
         answers.write(key, found)
     if plot is not None:
         _write_plot(plot, found)
@@ -139,6 +142,18 @@ def cost_command(
         typer.echo(f"Plot: {plot}")
 
 
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Look for unreachable cycles once per million new objects, not per 700: importing torch and transformers makes 700,000 that stay."""
+    before = gc.get_threshold()
+    gc.set_threshold(1_000_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.freeze()  # else the interpreter looks through all of it once more when it ends
+
+
 def _ask(
     model: str | None,
     protocol: str,
@@ -151,7 +166,6 @@ def _ask(
     from recipes import costing, subjects, sweeping, vocabulary
 
     wanted = None if sweep is None else sweeping.parse(sweep)
-    gc.freeze()  # what was imported stays; looking through it again and again would take a tenth of the time
     asked = subjects.subjects(model, protocol, compare, vocabulary.protocols())
     setting, models = costing.Setting.named(*place), costing.Models()
     if wanted is not None:

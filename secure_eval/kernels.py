@@ -186,6 +186,10 @@ class MetaMemo(TorchDispatchMode):
     back that operand, once it is known not to change the operand's shape.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and torch's guard against that takes longer than most calls
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not func.is_view:

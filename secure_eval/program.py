@@ -103,8 +103,12 @@ class Node:
         )
 
     def references(self) -> Iterator[str]:
-        yield from _references(self.args)
-        yield from _references([v for _, v in self.kwargs])
+        """Names of the values that the node takes, in order, repeated where it takes one twice."""
+        return iter(self._references)
+
+    @cached_property
+    def _references(self) -> tuple[str, ...]:
+        return tuple([*_references(self.args), *_references([v for _, v in self.kwargs])])
 
 
 def _references(value: Any) -> Iterator[str]:
