@@ -1,20 +1,22 @@
 """Predicted against measured seconds: real models, on loopback and on the emulated LAN and WAN, roles as processes of this machine.
 
-    python -m benchmarks.predicted_seconds [--calibrate] [--models NAME ...] [--networks NAME ...] [--queries 5] [--json FILE]
+    python -m benchmarks.predicted_seconds [--calibrate] [--models NAME ...] [--networks NAME ...] [--queries 7] [--json FILE]
 
 Models are of stock configurations with random weights: neither bytes nor seconds depend on a weight's value. Each network starts the
 processes anew; after the warm-up queries, the queries are timed, and the median is held against the prediction for the device
-profile. Counted bytes and rounds have to equal the predicted ones, else the benchmark fails.
+profile. A machine's speed drifts: with --calibrate, a round of the calibration is run before each query, so that both see the same
+minutes. All roles share this machine's cores, on emulated networks too, and the prediction is for that. Counted bytes and rounds have to
+equal the predicted ones, else the benchmark fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -29,10 +31,12 @@ from transformers import BertConfig, BertModel
 import cost_models
 import distill
 import secure_eval
+from cost_models.calibrate import WARM_UP as CALIBRATION_WARM_UP
+from cost_models.calibrate import Calibration
 from results.record import hardware, versions
 
-WARM_UP_S = 3.0
-"""Queries are answered, at least one, for so long before any is timed: until memory is in use, a machine is slower."""
+WARM_UP = 2
+"""Queries before any is timed: until memory is in use, a machine is slower."""
 
 
 def _bert(**sizes: int) -> Any:
@@ -59,7 +63,7 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
 
 
 def measure(
-    name: str, networks: list[str], device: cost_models.Device, protocol: str, queries: int
+    name: str, calibration: Calibration | None, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """One model on every network in turn: a row each with predicted and measured seconds of the online and the offline phase."""
     build, tokens = MODELS[name]
@@ -69,24 +73,35 @@ def measure(
         "attention_mask": torch.ones(1, tokens, dtype=torch.long),
     }
     program = secure_eval.capture(model, inputs)
-    cost = cost_models.predict(program, protocol=protocol)
-    for network in networks:
+    cost = cost_models.predict(program, protocol=options.protocol)
+    for network in options.networks:
         profile = cost_models.network_profile(network)
         link = None if network == "loopback" else profile.link()
         taken: dict[str, list[float]] = {"online": [], "offline": []}
-        with secure_eval.compile(program, protocol=protocol, parties="processes", network=link) as secure:
-            warm = 0.0
-            while warm < WARM_UP_S:
-                warm += sum(_seconds(secure, inputs).values())
-            for _ in range(queries):
+        if calibration:
+            calibration.restart()
+        with secure_eval.compile(
+            program, protocol=options.protocol, parties="processes", network=link
+        ) as secure:
+            for i in range(-WARM_UP, options.queries):
+                if calibration:
+                    calibration.measure(keep=i >= 0)
                 for phase, seconds in _seconds(secure, inputs).items():
-                    taken[phase].append(seconds)
+                    if i >= 0:
+                        taken[phase].append(seconds)
             if secure.measurement.communication() != cost.communication:
                 raise RuntimeError(f"{name} on {network}: counted bytes or rounds differ from the predicted")
-        row: dict[str, Any] = {"model": name, "network": network, "protocol": protocol, "queries": queries}
-        row |= {"bytes": int(cost.online.bytes), "rounds": int(cost.online.rounds)}
+            device = calibration.device() if calibration else cost_models.device_profile(options.device)
+        row: dict[str, Any] = {"model": name, "network": network, "protocol": options.protocol}
+        row |= {
+            "queries": options.queries,
+            "bytes": int(cost.online.bytes),
+            "rounds": int(cost.online.rounds),
+        }
+        row["device"] = device.to_dict()
+        here = replace(profile, one_machine=True)
         for phase, found in taken.items():
-            predicted = cost_models.seconds(cost, network, device, phase)
+            predicted = cost_models.seconds(cost, here, device, phase)
             row[phase] = predicted.to_dict() | {
                 "measured": median(found),
                 "least": min(found),
@@ -103,36 +118,58 @@ def _seconds(secure: secure_eval.SecureModel, inputs: dict[str, Tensor]) -> dict
     return {"online": found.online.seconds, "offline": found.offline.seconds}
 
 
+def _keep(path: Path, row: dict[str, Any]) -> None:
+    """Puts a row into a file of rows, in place of the one of the same model, network and protocol."""
+
+    def of(row: dict[str, Any]) -> tuple[str, ...]:
+        return row["model"], row["network"], row["protocol"]
+
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [row if of(old) == of(row) else old for old in rows]
+    rows += [] if row in rows else [row]
+    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--networks", nargs="+", default=["loopback", "lan", "wan"])
     parser.add_argument("--device", default="cpu", help="device profile")
-    parser.add_argument("--calibrate", action="store_true", help="calibrate this machine first, instead")
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="calibrate this machine instead, a round between any two queries",
+    )
     parser.add_argument("--protocol", default="dealer2pc")
-    parser.add_argument("--queries", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--queries", type=int, default=7)
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="also keep the figures in this file, in place of those of the same model and network",
+    )
     options = parser.parse_args()
     if options.queries < 1:
         parser.error(f"--queries {options.queries}: allowed are whole numbers from 1")
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    device = cost_models.calibrate() if options.calibrate else cost_models.device_profile(options.device)
+    calibration = Calibration() if options.calibrate else None
+    if calibration:
+        for _ in range(CALIBRATION_WARM_UP):
+            calibration.measure(keep=False)
     rows: list[dict[str, Any]] = []
     for name in options.models:
-        for row in measure(name, options.networks, device, options.protocol, options.queries):
-            rows.append(row)
-            found = {
+        for row in measure(name, calibration, options):
+            row |= {
                 "command": shlex.join(["python", "-m", "benchmarks.predicted_seconds", *sys.argv[1:]]),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "hardware": hardware(),
                 "versions": versions(("torch", "transformers")),
-                "load_before": os.getloadavg()[0],
-                "device": device.to_dict(),
-                "rows": rows,
             }
+            rows.append(row)
             if options.json:
-                options.json.write_text(json.dumps(found, indent=1) + "\n")
+                _keep(options.json, row)
             show([row], console)
+    if calibration:
+        calibration.close()
     show(rows, console)
 
 

@@ -7,8 +7,9 @@ its measured seconds best; what is left of the whole is the engine's own bookkee
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from math import inf
@@ -19,15 +20,16 @@ from torch import Tensor, nn
 
 import secure_eval
 from cost_models.profile_files import Device, Rate
-from cost_models.replay import Replay, Stopwatch, replay
+from cost_models.replay import Replay, Stopwatch
 from cost_models.squares import Quad, TwoQuad
-from secure_eval.measurement import Work
+from secure_eval.measurement import Counts, Work
 from secure_eval.protocols.base import Protocol
 from secure_eval.roles import Plan
 
 Progress = Callable[[int, int, str], None]
-_REPEATS = 5
-_WARM_UP, _QUERIES = 4, 9
+_ROUNDS = 7
+WARM_UP = 5
+"""Rounds before any counts: until its memory is in use, a machine is slower."""
 
 
 class _FeedForward(nn.Module):
@@ -60,16 +62,21 @@ class _Attention(nn.Module):
 
 @dataclass(frozen=True)
 class Workload:
-    """A module to run, and the shape of its input; with `exchanged`, by processes too."""
+    """A module to run, the shape of its input, and the protocols to run it under; with `exchanged`, by processes too."""
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
     exchanged: bool = False
+    protocols: tuple[str, ...] = ("dealer2pc", "replicated3pc")
 
 
 def workloads() -> list[Workload]:
-    """Between them every kind of work, in sizes from a few kilobytes to those of BERT-base, and messages both short and long."""
+    """Between them every kind of work, in sizes from a few kilobytes to those of BERT-base, and messages both short and long.
+
+    The largest under one protocol, the exchanged ones under few: all are in memory together.
+    """
+    two = ("dealer2pc",)
     return [
         Workload("comparisons", nn.ReLU(), (1 << 17,)),
         Workload("polynomials", nn.GELU(), (1 << 16,)),
@@ -80,12 +87,12 @@ def workloads() -> list[Workload]:
         Workload("feed-forward layer, 32 x 384", _FeedForward(384, nn.GELU()), (32, 384)),
         Workload("feed-forward layer by squares, 32 x 384", _FeedForward(384, Quad()), (32, 384)),
         Workload("feed-forward layer, 128 x 256", _FeedForward(256, nn.ReLU()), (128, 256)),
-        Workload("feed-forward layer, 128 x 768", _FeedForward(768, nn.GELU()), (128, 768), True),
+        Workload("feed-forward layer, 128 x 768", _FeedForward(768, nn.GELU()), (128, 768), True, two),
         Workload("attention, 32 x 384", _Attention(384, 12, False), (32, 384), True),
-        Workload("attention by squares, 32 x 384", _Attention(384, 12, True), (32, 384), True),
+        Workload("attention by squares, 32 x 384", _Attention(384, 12, True), (32, 384)),
         Workload("attention, 128 x 256", _Attention(256, 8, False), (128, 256)),
-        Workload("attention, 128 x 768", _Attention(768, 12, False), (128, 768), True),
-        Workload("attention by squares, 128 x 768", _Attention(768, 12, True), (128, 768)),
+        Workload("attention, 128 x 768", _Attention(768, 12, False), (128, 768), True, two),
+        Workload("attention by squares, 128 x 768", _Attention(768, 12, True), (128, 768), False, two),
     ]
 
 
@@ -102,69 +109,180 @@ class _Sample:
 def calibrate(
     device: str = "cpu", progress: Progress | None = None, measured: Sequence[Workload] | None = None
 ) -> Device:
-    """Measures local work by its kinds, and what exchanging messages takes besides the network, in a minute or two.
+    """Measures local work by its kinds, and what exchanging messages takes besides the network, in a few minutes.
 
     Rates are those of one party with torch's current number of threads. `measured`: what to run, `workloads()` unless told otherwise;
     a kind of work that none of it does gets no rate. Raises ValueError where nothing exchanges messages.
     """
-    where = torch.device(device)
     measured = workloads() if measured is None else measured
-    steps = len(measured) + 1
-    samples: list[_Sample] = []
-    for i, workload in enumerate(measured):
-        if progress:
-            progress(i, steps, workload.name)
-        program = secure_eval.capture(workload.module.eval(), (torch.zeros(workload.shape),))
-        for protocol in ("dealer2pc", "replicated3pc"):
-            samples.extend(_samples(program, secure_eval.protocols.get(protocol), device))
+    steps = WARM_UP + _ROUNDS + 1
     if progress:
-        progress(len(measured), steps, "messages")
-    round_s, message_bytes_per_s = _messages([w for w in measured if w.exchanged])
+        progress(0, steps, "counting what will be run")
+    with Calibration(device, measured) as calibration:
+        for i in range(WARM_UP + _ROUNDS):
+            if progress:
+                progress(i + 1, steps, f"measuring, round {i + 1} of {WARM_UP + _ROUNDS}")
+            calibration.measure(keep=i >= WARM_UP)
+        found = calibration.device()
     if progress:
         progress(steps, steps, "done")
-    work = {kind: _rate(kind, samples) for kind in sorted({kind for s in samples for kind in s.seconds})}
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name()
-    return Device(
-        name=where.type,
-        work=work,
-        step_s=_step(samples),
-        round_s=round_s,
-        message_bytes_per_s=message_bytes_per_s,
-        machine="gpu" if where.type == "cuda" else "cpu",
-        hardware=f"{name}, {torch.get_num_threads()} thread(s) a party",
-        versions=f"torch {torch.__version__}, Python {platform.python_version()}",
-        date=date.today().isoformat(),
-    )
+    return found
 
 
-def _samples(program: secure_eval.Program, protocol: type[Protocol], device: str) -> list[_Sample]:
-    """Each role's phases but the set-up, run `_REPEATS` times as they are and as often under the stopwatch, after a first time."""
-    plan = Plan(program, protocol, 16)
-    counted = secure_eval.count(program, protocol, plan=plan).roles
-    found = []
-    for role, phases in (("dealer", ["offline"]), ("party0", ["offline", "online"])):
-        if role not in counted["setup"]:
-            continue
-        replay = Replay(program, protocol, role, device, plan=plan)
-        totals: dict[str, list[float]] = {phase: [] for phase in phases}
-        watched: dict[str, list[Stopwatch]] = {phase: [] for phase in phases}
-        for phase in phases:
-            replay.run(phase)
-        for _ in range(_REPEATS):
-            for phase in phases:
-                totals[phase].append(replay.seconds(phase))
-            for phase in phases:
-                watched[phase].append(replay.watched(phase))
-        for phase in phases:
-            work = counted[phase][role].work
-            runs = watched[phase]
+class Calibration:
+    """Programs set up to be run again and again, each time all of them, and the rates that explain the medians of what they took.
+
+    A machine's speed drifts from minute to minute: so every round runs everything once, and whoever compares a profile with other runs
+    can have them between the rounds. Holds processes and memory until closed; a context manager.
+    """
+
+    def __init__(self, device: str = "cpu", measured: Sequence[Workload] | None = None):
+        self._where = torch.device(device)
+        self._single: list[_Single] = []
+        self._exchanges: list[_Exchange] = []
+        for workload in workloads() if measured is None else measured:
+            program = secure_eval.capture(workload.module.eval(), (torch.zeros(workload.shape),))
+            for name in workload.protocols:
+                self._single.extend(_singles(program, secure_eval.protocols.get(name), device))
+            if workload.exchanged:
+                self._exchanges.append(_Exchange(program, workload.shape))
+
+    def __enter__(self) -> Calibration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes. Safe to call twice."""
+        for exchange in self._exchanges:
+            exchange.secure.close()
+
+    def restart(self) -> None:
+        """Forgets all rounds."""
+        for single in self._single:
+            single.restart()
+        for exchange in self._exchanges:
+            exchange.restart()
+
+    def measure(self, keep: bool = True) -> None:
+        """Runs everything once; without `keep` only to warm up."""
+        for single in self._single:
+            single.measure(keep)
+        for exchange in self._exchanges:
+            exchange.measure(keep)
+
+    def device(self) -> Device:
+        """The profile of all rounds so far. Raises ValueError before the first, and where nothing exchanges messages."""
+        samples = [sample for single in self._single for sample in single.samples()]
+        queries = [exchange.query() for exchange in self._exchanges]
+        round_s, message_bytes_per_s = _messages(queries)
+        longer = _longer(queries)
+        kinds = sorted({kind for sample in samples for kind in sample.seconds})
+        gpu = self._where.type == "cuda"
+        return Device(
+            name=self._where.type,
+            work={kind: _rate(kind, samples).longer(longer) for kind in kinds},
+            step_s=_step(samples) * longer,
+            round_s=round_s,
+            message_bytes_per_s=message_bytes_per_s,
+            cores=len(os.sched_getaffinity(0)),
+            machine="gpu" if gpu else "cpu",
+            hardware=f"{torch.cuda.get_device_name(self._where) if gpu else _cpu_name()}, {torch.get_num_threads()} thread(s) a party",
+            versions=f"torch {torch.__version__}, Python {platform.python_version()}",
+            date=date.today().isoformat(),
+        )
+
+
+class _Single:
+    """One role run by itself: each phase as it is and, after that, under the stopwatch."""
+
+    def __init__(self, role: Replay, counted: Mapping[str, Mapping[str, Work]]):
+        self._role, self._counted = role, counted
+        self.restart()
+
+    def restart(self) -> None:
+        self._totals: dict[str, list[float]] = {phase: [] for phase in self._counted}
+        self._watched: dict[str, list[Stopwatch]] = {phase: [] for phase in self._counted}
+
+    def measure(self, keep: bool) -> None:
+        taken = {phase: self._role.seconds(phase) for phase in self._counted}
+        watched = {phase: self._role.watched(phase) for phase in self._counted}
+        for phase in self._counted if keep else ():
+            self._totals[phase].append(taken[phase])
+            self._watched[phase].append(watched[phase])
+
+    def samples(self) -> Iterator[_Sample]:
+        """What the rounds found, phase by phase: medians."""
+        for phase, work in self._counted.items():
+            runs = self._watched[phase]
+            if not runs:
+                raise ValueError("nothing has been measured; allowed: one round or more")
             seconds = {kind: median(run.seconds.get(kind, 0.0) for run in runs) for kind in work}
             calls = [
                 (kind, done, median(run.calls[i][2] for run in runs))
                 for i, (kind, done, _) in enumerate(runs[0].calls)
             ]
-            found.append(_Sample(work, seconds, median(totals[phase]), calls))
-    return found
+            yield _Sample(work, seconds, median(self._totals[phase]), calls)
+
+
+def _singles(program: secure_eval.Program, protocol: type[Protocol], device: str) -> Iterator[_Single]:
+    """The roles whose work differs."""
+    plan = Plan(program, protocol, 16)
+    counted = secure_eval.count(program, protocol, plan=plan).roles
+    for role, phases in (("dealer", ["offline"]), ("party0", ["offline", "online"])):
+        if role in counted["setup"]:
+            yield _Single(
+                Replay(program, protocol, role, device, plan=plan),
+                {phase: counted[phase][role].work for phase in phases},
+            )
+
+
+class _Exchange:
+    """A query by one party alone, and by parties that are processes of this machine, with the engine's own encrypted links.
+
+    On the processor: an accelerator's messages go through it too.
+    """
+
+    def __init__(self, program: secure_eval.Program, shape: tuple[int, ...]):
+        self._alone = Replay(program, secure_eval.protocols.get("dealer2pc"))
+        self.secure = secure_eval.compile(program, protocol="dealer2pc", parties="processes")
+        self._inputs = (torch.zeros(shape),)
+        self.restart()
+
+    def restart(self) -> None:
+        self._alone_s: list[float] = []
+        self._together: list[Counts] = []
+
+    def measure(self, keep: bool) -> None:
+        self._alone.run("offline")
+        alone = self._alone.seconds("online")
+        self.secure(*self._inputs)
+        if keep:
+            self._alone_s.append(alone)
+            self._together.append(self.secure.measurement.roles["online"]["party0"])
+
+    def query(self) -> _Query:
+        """What the rounds found: medians."""
+        if not self._together:
+            raise ValueError("nothing has been measured; allowed: one round or more")
+        together = [(c.seconds or 0.0, c.exchange_seconds or 0.0) for c in self._together]
+        return _Query(
+            self._together[0],
+            median(self._alone_s),
+            median(seconds - exchange for seconds, exchange in together),
+            median(exchange for _, exchange in together),
+        )
+
+
+@dataclass
+class _Query:
+    """A party's query: what it exchanged; seconds of its work, alone and between messages; seconds of the exchange."""
+
+    counts: Counts
+    alone_s: float
+    between_s: float
+    exchange_s: float
 
 
 def _rate(kind: str, samples: Sequence[_Sample]) -> Rate:
@@ -209,29 +327,16 @@ def non_negative(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> l
     return [float(value) for value in found]
 
 
-def _messages(measured: Sequence[Workload]) -> tuple[float, float]:
-    """Seconds of a round, and bytes a second, where parties are processes of this machine: what a query takes beyond its local work.
-
-    Measured with the engine's own encrypted links, on the processor: an accelerator's messages go through it too.
-    """
-    rows, seconds = [], []
-    for workload in measured:
-        module, inputs = workload.module.eval(), (torch.zeros(workload.shape),)
-        program = secure_eval.capture(module, inputs)
-        alone = replay(program, secure_eval.protocols.get("dealer2pc"), repeats=_QUERIES)
-        with secure_eval.compile(program, protocol="dealer2pc", parties="processes") as secure:
-            taken = []
-            for _ in range(_WARM_UP + _QUERIES):
-                secure(*inputs)
-                online = secure.measurement.online
-                assert online.seconds is not None
-                taken.append(online.seconds)
-        left = median(taken[_WARM_UP:]) - alone
-        if left > 0:  # else this machine was busy with something else while the party ran alone
-            rows.append((online.rounds, online.handled_bytes))
-            seconds.append(left)
-    round_s, byte_s = non_negative(rows, seconds)
+def _messages(queries: Sequence[_Query]) -> tuple[float, float]:
+    """Seconds of a round, and bytes a second, where parties are processes of this machine; waiting for each other included."""
+    rows = [(query.counts.rounds, query.counts.handled_bytes) for query in queries]
+    round_s, byte_s = non_negative(rows, [query.exchange_s for query in queries])
     return round_s, 1 / byte_s if byte_s else inf
+
+
+def _longer(queries: Sequence[_Query]) -> float:
+    """How many times as long the same work takes between messages, which leave the caches cold, and beside another party's."""
+    return max(1.0, sum(q.between_s for q in queries) / sum(q.alone_s for q in queries))
 
 
 def _cpu_name() -> str:

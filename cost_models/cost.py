@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from secure_eval.measurement import PHASES, Counts, Measurement, Memory
+from secure_eval.measurement import PHASES, Counts, Measurement, Memory, communication_of
 
 Phase = Counts
 A = TypeVar("A")
@@ -17,12 +17,14 @@ B = TypeVar("B")
 class Cost:
     """Counts of the three phases; each count is the largest over the roles (`bytes`: most sent by one of them).
 
-    Costs add, subtract and scale, so that a table of differences sums to a candidate. What belongs to one program is dropped by
-    arithmetic:
+    Costs add, subtract and scale, so that a table of differences sums to a candidate.
+
+    roles: each role's own counts, by phase and role.
+
+    What belongs to one program is dropped by arithmetic:
 
     by_site, by_operation: online counts of each module of the model, and of each kind of operation.
     sites_of, operations_of: the same of every phase, by its name.
-    communication: each role's exact bytes, rounds and messages, as a measurement has them.
     memory: bytes that each role holds, by role.
     """
 
@@ -31,7 +33,7 @@ class Cost:
     online: Phase = field(default_factory=Phase)
     sites_of: Mapping[str, Mapping[str, Phase]] = field(default_factory=dict)
     operations_of: Mapping[str, Mapping[str, Phase]] = field(default_factory=dict)
-    communication: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, Mapping[str, Phase]] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
 
     @classmethod
@@ -43,7 +45,7 @@ class Cost:
             measurement.online,
             dict(measurement.sites_of),
             dict(measurement.operations_of),
-            measurement.communication(),
+            {phase: dict(by_role) for phase, by_role in measurement.roles.items()},
             dict(measurement.memory),
         )
 
@@ -65,14 +67,31 @@ class Cost:
         """Correlated randomness that one computing party keeps for a query that is yet to come."""
         return max((m.query_bytes for role, m in self.memory.items() if role.startswith("party")), default=0)
 
+    @property
+    def communication(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Each role's exact bytes, rounds and messages, as a measurement has them."""
+        return communication_of(self.roles)
+
+    def _combined(self, other: Cost, combine: Callable[[Phase, Phase], Phase]) -> Cost:
+        none: Mapping[str, Phase] = {}
+        roles = {}
+        for phase in dict.fromkeys([*self.roles, *other.roles]):
+            mine, theirs = self.roles.get(phase, none), other.roles.get(phase, none)
+            roles[phase] = {
+                role: combine(mine.get(role, Phase()), theirs.get(role, Phase()))
+                for role in dict.fromkeys([*mine, *theirs])
+            }
+        setup, offline, online = (combine(getattr(self, phase), getattr(other, phase)) for phase in PHASES)
+        return Cost(setup, offline, online, roles=roles)
+
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.setup + other.setup, self.offline + other.offline, self.online + other.online)
+        return self._combined(other, lambda a, b: a + b)
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.setup - other.setup, self.offline - other.offline, self.online - other.online)
+        return self._combined(other, lambda a, b: a - b)
 
     def __mul__(self, factor: float) -> Cost:
-        return Cost(self.setup * factor, self.offline * factor, self.online * factor)
+        return self._combined(self, lambda a, _: a * factor)
 
     __rmul__ = __mul__
 
@@ -85,7 +104,7 @@ class Cost:
             **{phase: getattr(self, phase).to_dict() for phase in PHASES},
             "sites_of": _tables(self.sites_of, lambda counts: counts.to_dict()),
             "operations_of": _tables(self.operations_of, lambda counts: counts.to_dict()),
-            "communication": dict(self.communication),
+            "roles": _tables(self.roles, lambda counts: counts.to_dict()),
             "memory": {role: asdict(memory) for role, memory in self.memory.items()},
         }
 
@@ -96,7 +115,7 @@ class Cost:
             **{phase: Phase.from_dict(data.get(phase, {})) for phase in PHASES},
             sites_of=_tables(data.get("sites_of", {}), Phase.from_dict),
             operations_of=_tables(data.get("operations_of", {}), Phase.from_dict),
-            communication=data.get("communication", {}),
+            roles=_tables(data.get("roles", {}), Phase.from_dict),
             memory={role: Memory(**found) for role, found in data.get("memory", {}).items()},
         )
 

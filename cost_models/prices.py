@@ -146,12 +146,12 @@ def money(
             that sends most, and its offline phase to last as long as those bytes travel (its work there is unknown).
         queries_per_setup: queries that one set-up serves.
         billed: roles whose machines and egress are paid for; by default all but the client. Parties are there in every phase, another
-            role in those in which it sends or receives. No role works longer than its phase's `compute` seconds, which are the
-            longest role's and are charged for each.
+            role in those in which it sends or receives. A machine is occupied until its phase is over, and works for as long
+            as its own role's counts say.
 
     Raises:
-        ProfileError for an unknown profile; ValueError for `queries_per_setup` below 1, a role that does not exist, and a cost that is a
-        sum or a difference and so no longer knows its roles.
+        ProfileError for an unknown profile; ValueError for `queries_per_setup` below 1, a role that does not exist, and a cost without
+        `roles`.
     """
     tariff, link = load_prices(prices), load_network(network)
     if queries_per_setup < 1:
@@ -164,8 +164,8 @@ def money(
         phases: dict[str, tuple[float | None, float | None, float]] = {
             phase: (
                 len(roles[phase]) * times[phase].total,
-                len(roles[phase]) * times[phase].compute,
-                float(sum(cost.communication[phase][role]["bytes"] for role in roles[phase])),
+                sum(machine.seconds(cost.roles[phase][role].work) for role in roles[phase]),
+                float(sum(cost.roles[phase][role].bytes for role in roles[phase])),
             )
             for phase in PHASES
         }
@@ -222,21 +222,17 @@ def _waiting(sent: float, rounds: float, link: Network) -> float:
 
 def _billed(cost: Cost, billed: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """The roles to pay for, phase by phase."""
-    if not all(phase in cost.communication for phase in PHASES):
-        raise ValueError(
-            "the cost has no `communication`: sums and differences of costs know no roles; price a prediction of the whole model"
-        )
-    known = sorted({role for roles in cost.communication.values() for role in roles})
+    if not all(phase in cost.roles for phase in PHASES):
+        raise ValueError("the cost has no `roles`: price a prediction")
+    known = sorted({role for roles in cost.roles.values() for role in roles})
     wanted = [role for role in known if role != DATA_OWNER] if billed is None else list(billed)
     for role in wanted:
         if role not in known:
             raise ValueError(f"billed: no role {role!r}; allowed: {', '.join(known)}")
 
     def there(role: str, phase: str) -> bool:
-        counts = cost.communication[phase].get(role)
-        return counts is not None and (
-            role.startswith("party") or bool(counts["messages"] or counts["rounds"])
-        )
+        counts = cost.roles[phase].get(role)
+        return counts is not None and (role.startswith("party") or bool(counts.messages or counts.rounds))
 
     return {phase: tuple(role for role in wanted if there(role, phase)) for phase in PHASES}
 

@@ -26,6 +26,7 @@ class Network:
 
     `round_trip_s`: seconds from a party to its peer and back; a round of simultaneous messages takes half of it.
     `bandwidth_bytes_per_s`: payload bytes a second in one direction. `message_overhead_s`: processing a message costs besides.
+    `one_machine`: the roles are processes of one machine and share its cores.
     `sordino calibrate --network` writes one for a link that it has measured, with the date and the versions at both ends.
     """
 
@@ -33,6 +34,7 @@ class Network:
     round_trip_s: float
     bandwidth_bytes_per_s: float
     message_overhead_s: float = 0.0
+    one_machine: bool = False
     versions: str = ""
     date: str = ""
     note: str = ""
@@ -58,6 +60,10 @@ class Rate:
     def seconds(self, work: Work) -> float:
         return work.calls * self.call_s + work.bytes / self.bytes_per_s + work.macs / self.macs_per_s
 
+    def longer(self, times: float) -> Rate:
+        """The rate of work that takes so many times as long."""
+        return Rate(self.call_s * times, self.bytes_per_s / times, self.macs_per_s / times)
+
 
 @dataclass(frozen=True)
 class Device:
@@ -67,6 +73,7 @@ class Device:
     least; a fused step without one of its own counts as `elementwise`, a product as `product 64`.
     `step_s`: what the engine's own bookkeeping takes for each call. `round_s`, `message_bytes_per_s`: what a round takes, and how many
     bytes a second are sent and received together, where the network takes no time: encryption, copies, waiting for each other.
+    `cores`: what roles on one machine share, 0 where that isn't known.
     `machine`: "cpu", or "gpu" where the work is done by an accelerator, which costs money and power besides its machine.
     """
 
@@ -75,6 +82,7 @@ class Device:
     step_s: float = 0.0
     round_s: float = 0.0
     message_bytes_per_s: float = inf
+    cores: int = 0
     machine: str = "cpu"
     hardware: str = ""
     versions: str = ""
@@ -98,6 +106,10 @@ class Device:
         """The rate of a kind of work."""
         own = self.work.get(kind)
         return own or self.work["product 64" if kind.startswith("product ") else "elementwise"]
+
+    def seconds(self, work: Mapping[str, Work]) -> float:
+        """Seconds of local work, by kind, done one after the other."""
+        return sum(self.rate(kind).seconds(w) + w.calls * self.step_s for kind, w in work.items())
 
 
 @dataclass(frozen=True)
@@ -195,6 +207,12 @@ def _numbers_checked(cls: type[Any], place: str, data: dict[str, Any]) -> list[s
             ):
                 allowed = "a positive number" if positive else "a number, 0 or more"
                 raise ProfileError(f"{place}: {name} is {value!r}; allowed: {allowed}")
+        elif f.type == "int" and name in data:
+            if type(data[name]) is not int or data[name] < 0:
+                raise ProfileError(f"{place}: {name} is {data[name]!r}; allowed: a whole number, 0 or more")
+        elif f.type == "bool" and name in data:
+            if type(data[name]) is not bool:
+                raise ProfileError(f"{place}: {name} is {data[name]!r}; allowed: true, false")
         elif f.type == "str" and name in data:
             data[name] = str(data[name])  # a date without quotes is no text to YAML
     return list(known)

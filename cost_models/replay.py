@@ -110,15 +110,3 @@ class Replay:
         with watch, timing(watch.time):
             self.run(phase)
         return watch
-
-
-def replay(
-    program: Program, protocol: type[Protocol], device: str = "cpu", repeats: int = 5, fraction_bits: int = 16
-) -> float:
-    """Seconds of party 0's local work in one online query: the median over `repeats` after a first one."""
-    party = Replay(program, protocol, device=device, fraction_bits=fraction_bits)
-    seconds = []
-    for _ in range(repeats + 1):
-        party.run("offline")
-        seconds.append(party.seconds("online"))
-    return sorted(seconds[1:])[repeats // 2]

@@ -32,21 +32,37 @@ def seconds(
     device: str | Path | Device = "cpu",
     phase: str = "online",
 ) -> Seconds:
-    """Seconds of one phase of one query.
+    """Seconds of one phase of one query; `phase` says which, of a Phase too.
 
-    compute   the local work: calls, bytes and multiply-accumulates of each kind at the device's rates
-    network   rounds * the longer of (round trip / 2) and the device's time for a round
-              + the longer of (path bytes / bandwidth) and (handled bytes / the device's rate for messages)
+        busy     = the local work: calls, bytes and multiply-accumulates of each kind at the device's rates
+        waiting  = rounds * the longer of (round trip / 2) and the device's time for a round
+        handling = handled bytes / the device's rate for messages
+        sending  = path bytes / bandwidth
 
-    A round is one message each way at the same time, so it takes half a round trip, and it is over when its longest message is there. A
-    round begins when the local work before it is done, so work and network do not overlap; encrypting, copying and decrypting a message
-    does overlap with its way over the network. Proportional to the cost.
+    Set-up and the online phase take busy + waiting + the longer of handling and sending. A round begins when the local work before it is
+    done, so work and network do not overlap; encrypting, copying and decrypting a message does overlap with its way over the network.
 
-    Raises ProfileError for an unknown network or device.
+    The offline phase is a stream: it takes waiting + the longer of sending and the busiest role's busy + handling.
+
+    Roles that share one machine's cores take no less than their busy and handling seconds together, divided by the cores.
+
+    `Seconds.compute` is the busiest role's local work, `Seconds.network` what the phase takes besides. Of a Phase, which knows no roles,
+    the local work is the largest of each kind, and cores are not shared. Raises ProfileError for an unknown network or device.
     """
-    counts = cost if isinstance(cost, Phase) else getattr(cost, phase)
     d, n = load_device(device), load_network(network)
-    compute = sum(d.rate(kind).seconds(work) + work.calls * d.step_s for kind, work in counts.work.items())
+    counts = cost if isinstance(cost, Phase) else getattr(cost, phase)
+    roles = [] if isinstance(cost, Phase) else list(cost.roles.get(phase, {}).values())
+    work = [(d.seconds(c.work), c.handled_bytes / d.message_bytes_per_s) for c in roles or [counts]]
+    busy = max(seconds for seconds, _ in work)
     waiting = counts.rounds * max(d.round_s, n.round_s)
-    sending = max(counts.path_bytes / n.bandwidth_bytes_per_s, counts.handled_bytes / d.message_bytes_per_s)
-    return Seconds(compute, waiting + sending)
+    handling, sending = (
+        counts.handled_bytes / d.message_bytes_per_s,
+        counts.path_bytes / n.bandwidth_bytes_per_s,
+    )
+    if phase == "offline":
+        total = waiting + max(sending, *map(sum, work))
+    else:
+        total = busy + waiting + max(handling, sending)
+    if n.one_machine and d.cores and roles:
+        total = max(total, sum(map(sum, work)) / d.cores)
+    return Seconds(busy, total - busy)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int, str], None]
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

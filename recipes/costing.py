@@ -146,7 +146,7 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
         "setup": _exchanged(cost.setup),
         "offline": {"bytes": round(cost.offline.bytes)},
         "online": _exchanged(cost.online) | {"macs": round(cost.online.macs)},
-        "seconds": seconds(cost.online),
+        "seconds": seconds(cost),
         "phases": {
             phase: getattr(cost, phase).to_dict()
             | {

@@ -24,7 +24,7 @@ def predicted_figures(cost: cost_models.Cost, secure: Secure) -> dict[str, Any]:
         name: _seconds(cost_models.seconds(cost, network=name, device=secure.device))
         for name in secure.priced
     }
-    figures["by_role"] = dict(cost.communication)
+    figures["by_role"] = cost.communication
     for part in ("by_site", "by_operation"):
         figures[part] = {name: _counts(value) for name, value in getattr(cost, part).items()}
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,9 @@ def emulated_run(
         "queries": len(done),
         "equal": as_predicted(done, predicted_figures(cost, secure)),
     }
+    here = dataclasses.replace(profile, one_machine=True)
     for phase in TIMED:
-        predicted = cost_models.seconds(cost, network=profile, device=secure.device, phase=phase)
+        predicted = cost_models.seconds(cost, network=here, device=secure.device, phase=phase)
         found[phase] = timing(predicted.total, [entry[phase]["seconds"] for entry in done])
     return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import Any
@@ -182,10 +183,10 @@ def collect(
     """Fills a measurement from the roles' ledgers."""
     for phase in PHASES:
         for role, ledger in ledgers.items():
-            counts = ledger.phases[phase]
-            measurement.roles[phase][role] = Counts(
-                **{**counts.__dict__, "seconds": counts.seconds if with_seconds else None}
-            )
+            counts = replace(ledger.phases[phase])
+            if not with_seconds:
+                counts.seconds = counts.exchange_seconds = None
+            measurement.roles[phase][role] = counts
         measurement.path[phase] = path_of(list(ledgers.values()), phase)
         _split(measurement, program, phase, [ledger.tags[phase] for ledger in ledgers.values()])
 

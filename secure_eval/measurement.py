@@ -42,6 +42,7 @@ class Counts:
     work: local work by kind: a fused step's name, `product <bits>` (matrix products in a ring of that many bits; with `by columns`
         where the second operand lies so in memory), `elementwise` (any other tensor operation), `generator`.
     seconds: of a run; None in a prediction.
+    exchange_seconds: those of them in which the role was sending, or waiting for messages, the work of encryption included.
     """
 
     bytes: float = 0
@@ -51,6 +52,7 @@ class Counts:
     handled_bytes: float = 0
     work: dict[str, Work] = field(default_factory=dict)
     seconds: float | None = None
+    exchange_seconds: float | None = None
 
     @property
     def macs(self) -> float:
@@ -92,12 +94,16 @@ class Counts:
         work.bytes += more.bytes
 
     def _combine(self, other: Counts, sign: int) -> Counts:
-        both = self.seconds is not None and other.seconds is not None
         work = dict(self.work)
         for kind, w in other.work.items():
             work[kind] = work.get(kind, Work()).plus(w, sign)
         values = {name: getattr(self, name) + sign * getattr(other, name) for name in _NUMBERS}
-        return Counts(**values, work=work, seconds=self.seconds + sign * other.seconds if both else None)  # type: ignore[operator]
+        return Counts(
+            **values,
+            work=work,
+            seconds=_plus(self.seconds, sign, other.seconds),
+            exchange_seconds=_plus(self.exchange_seconds, sign, other.exchange_seconds),
+        )
 
     def __add__(self, other: Counts) -> Counts:
         return self._combine(other, 1)
@@ -108,7 +114,12 @@ class Counts:
     def __mul__(self, factor: float) -> Counts:
         values = {name: getattr(self, name) * factor for name in _NUMBERS}
         work = {kind: Work().plus(w, factor) for kind, w in self.work.items()}
-        return Counts(**values, work=work, seconds=None if self.seconds is None else self.seconds * factor)
+        return Counts(
+            **values,
+            work=work,
+            seconds=_times(self.seconds, factor),
+            exchange_seconds=_times(self.exchange_seconds, factor),
+        )
 
     __rmul__ = __mul__
 
@@ -121,20 +132,31 @@ class Counts:
         if self.work:
             found |= {name: getattr(self, name) for name in _SUMS}
             found["work"] = {kind: [w.calls, w.macs, w.bytes] for kind, w in sorted(self.work.items())}
-        return found if self.seconds is None else found | {"seconds": self.seconds}
+        return found | {name: getattr(self, name) for name in _SECONDS if getattr(self, name) is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Counts:
         """Inverse of to_dict. Raises ValueError for a key that no count has."""
-        known = (*_NUMBERS, *_SUMS, "work", "seconds")
+        known = (*_NUMBERS, *_SUMS, *_SECONDS, "work")
         unknown = set(data) - set(known)
         if unknown:
             raise ValueError(f"unknown counts {sorted(unknown)}; allowed: {', '.join(known)}")
         work = {kind: Work(*numbers) for kind, numbers in data.get("work", {}).items()}
         numbers = {name: data[name] for name in _NUMBERS if name in data}
-        return cls(**numbers, work=work, seconds=data.get("seconds"))
+        return cls(
+            **numbers, work=work, seconds=data.get("seconds"), exchange_seconds=data.get("exchange_seconds")
+        )
 
 
+def _plus(a: float | None, sign: int, b: float | None) -> float | None:
+    return None if a is None or b is None else a + sign * b
+
+
+def _times(a: float | None, factor: float) -> float | None:
+    return None if a is None else a * factor
+
+
+_SECONDS = ("seconds", "exchange_seconds")
 _NUMBERS = ("bytes", "rounds", "messages", "path_bytes", "handled_bytes")
 _SUMS = ("macs", "traffic_bytes", "random_bytes", "kernels")
 
@@ -158,7 +180,8 @@ class Memory:
 
 
 def phase_of_roles(by_role: Mapping[str, Counts]) -> Counts:
-    """One phase as users read it: for each count the largest over the roles (`bytes`: most sent by one of them)."""
+    """One phase as users read it: for each count the largest over the roles (`bytes`: most sent by one of them); seconds of the role that
+    takes longest."""
     roles = list(by_role.values())
     if not roles:
         return Counts()
@@ -171,8 +194,19 @@ def phase_of_roles(by_role: Mapping[str, Counts]) -> Counts:
         work[kind] = Work(
             max(w.calls for w in of_kind), max(w.macs for w in of_kind), max(w.bytes for w in of_kind)
         )
-    timed = [c.seconds for c in roles if c.seconds is not None]
-    return Counts(**values, work=work, seconds=max(timed) if timed else None)
+    longest = max(roles, key=lambda c: c.seconds or 0.0)
+    return Counts(**values, work=work, seconds=longest.seconds, exchange_seconds=longest.exchange_seconds)
+
+
+def communication_of(roles: Mapping[str, Mapping[str, Counts]]) -> dict[str, dict[str, dict[str, int]]]:
+    """Bytes, rounds and messages of every role in every phase."""
+    return {
+        phase: {
+            role: {"bytes": int(c.bytes), "rounds": int(c.rounds), "messages": int(c.messages)}
+            for role, c in sorted(by_role.items())
+        }
+        for phase, by_role in roles.items()
+    }
 
 
 @dataclass
@@ -226,13 +260,7 @@ class Measurement:
 
     def communication(self) -> dict[str, dict[str, dict[str, int]]]:
         """What a prediction must equal exactly: bytes, rounds and messages of every role in every phase."""
-        return {
-            phase: {
-                role: {"bytes": int(c.bytes), "rounds": int(c.rounds), "messages": int(c.messages)}
-                for role, c in sorted(by_role.items())
-            }
-            for phase, by_role in self.roles.items()
-        }
+        return communication_of(self.roles)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -252,7 +280,9 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.phases: dict[str, Counts] = {phase: Counts(seconds=0.0) for phase in PHASES}
+        self.phases: dict[str, Counts] = {
+            phase: Counts(seconds=0.0, exchange_seconds=0.0) for phase in PHASES
+        }
         self.tags: dict[str, dict[str, Counts]] = {phase: {} for phase in PHASES}
         self.lengths: dict[str, list[tuple[int, int]]] = {phase: [] for phase in PHASES}
         self.current, self.tagged = "setup", ""
@@ -260,7 +290,7 @@ class Ledger:
     @contextmanager
     def phase(self, name: str) -> Iterator[Counts]:
         """Counts and times everything inside as one run of phase `name`, from zero."""
-        self.phases[name] = Counts(seconds=0.0)
+        self.phases[name] = Counts(seconds=0.0, exchange_seconds=0.0)
         self.tags[name], self.lengths[name] = {}, []
         self.current, self.tagged = name, ""
         started = perf_counter()
@@ -291,6 +321,15 @@ class Ledger:
         self.phases[self.current] = Counts.from_dict(newest["counts"])
         self.tags[self.current] = {tag: Counts.from_dict(c) for tag, c in newest["tags"].items()}
         self.lengths[self.current] = [(longest, handled) for longest, handled in newest["lengths"]]
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Times everything inside as exchange of messages."""
+        counts, started = self.counts, perf_counter()
+        try:
+            yield
+        finally:
+            counts.exchange_seconds = (counts.exchange_seconds or 0.0) + perf_counter() - started
 
     def exchanged(self, sent: Sequence[int], received: Sequence[int], rounds: int) -> None:
         """Counts the messages of one exchange, given by their lengths."""

@@ -72,7 +72,8 @@ class Transport(ABC):
             [sum([s.nbytes for s in specs]) for specs in receives.values()],
             rounds,
         )
-        return self._move(sends, receives)
+        with self.ledger.exchanging():
+            return self._move(sends, receives)
 
     @abstractmethod
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]: ...

@@ -100,7 +100,7 @@ def choose(context: Context, progress: Callback) -> dict[str, Any]:
 def cost_of(context: Context, identifier: str) -> Cost:
     """Predicted cost of a trained model, taken from the search where that has predicted it whole."""
     point = next((c for c in context.front.evaluated if c.id == identifier), None)
-    if point is not None and point.whole is not None and point.whole.communication:
+    if point is not None and point.whole is not None and point.whole.roles:
         return point.whole
     return context.predict(model_of(context, identifier))
 

@@ -182,6 +182,7 @@ def test_two_commands_measure_a_link_over_tls(tmp_path: Path) -> None:
         "round_trip_s",
         "bandwidth_bytes_per_s",
         "message_overhead_s",
+        "one_machine",
         "versions",
         "date",
         "note",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from cost_models import (
 )
 from cost_models.calibrate import Workload, non_negative, workloads
 from cost_models.profile_files import Rate
-from cost_models.replay import Replay, replay
+from cost_models.replay import Replay
 from secure_eval.measurement import Work
 
 DEVICE = Device(
@@ -67,9 +68,30 @@ def test_the_slower_of_network_and_machine_is_what_messages_take() -> None:
 
 
 def test_seconds_are_proportional_and_phases_can_be_named() -> None:
-    cost = Cost(online=PHASE, offline=Phase(path_bytes=1000))
+    cost = Cost(online=PHASE, offline=Phase(path_bytes=1000), roles={"online": {"party0": PHASE}})
     assert seconds(3 * cost, NETWORK, DEVICE).total == pytest.approx(3 * seconds(cost, NETWORK, DEVICE).total)
     assert seconds(cost, NETWORK, DEVICE, phase="offline").network == pytest.approx(100)
+
+
+def test_the_offline_phase_is_a_stream() -> None:
+    """Its material is on the way while the dealer makes more and the party takes it in."""
+    busy = seconds(PHASE, NETWORK, DEVICE).compute
+    far = Network("far", 1.0, 1e-3)
+    assert seconds(PHASE, NETWORK, DEVICE, "offline").total == pytest.approx(2 * 2.0 + busy + 60 / 5)
+    assert seconds(PHASE, far, DEVICE, "offline").total == pytest.approx(2 * 0.5 + 30 / 1e-3)
+
+
+def test_each_role_does_its_own_work() -> None:
+    """The longest role's work, not the most of each kind over the roles; on one machine the roles share its cores."""
+    adds, products = {"elementwise": Work(8, 0, 0)}, {"product 64": Work(0, 700, 0)}
+    roles = {"online": {"party0": Phase(work=adds, handled_bytes=5), "party1": Phase(work=products)}}
+    cost = Cost(online=Phase(rounds=1, path_bytes=5, handled_bytes=5, work=adds | products), roles=roles)
+    assert seconds(cost.online, NETWORK, DEVICE).compute == pytest.approx(8 * 0.625 + 7)
+    assert seconds(cost, NETWORK, DEVICE).compute == pytest.approx(7)
+    for cores, total in ((0, 7 + 2 + 1), (1, 5 + 7 + 1), (2, 7 + 2 + 1)):
+        here = replace(NETWORK, one_machine=True)
+        assert seconds(cost, here, replace(DEVICE, cores=cores)).total == pytest.approx(total)
+    assert seconds(2 * cost - cost, NETWORK, DEVICE) == seconds(cost, NETWORK, DEVICE)
 
 
 @pytest.mark.parametrize("kind", ["networks", "devices"])
@@ -90,6 +112,10 @@ def test_profiles_from_a_file_and_their_errors(tmp_path: Path) -> None:
         ("round_trip_s: fast\nbandwidth_bytes_per_s: 1\n", "round_trip_s is 'fast'"),
         ("round_trip_s: 0.1\n", "needed: .*bandwidth_bytes_per_s"),
         ("- 1\n", "expected a mapping"),
+        (
+            "round_trip_s: 1\nbandwidth_bytes_per_s: 1\none_machine: maybe\n",
+            "one_machine is 'maybe'; allowed: true, false",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(ProfileError, match=message):
@@ -114,6 +140,7 @@ def test_device_profiles_say_what_they_need(tmp_path: Path) -> None:
         ("work: {elementwise: {}, generator: {}}\n", "work has no 'product 64'"),
         (good.replace("call_s", "calls"), "product 64: unknown field 'calls'; allowed: call_s"),
         (good.replace("1e-6", "-1"), "product 64: call_s is -1"),
+        (good + "cores: 1.5\n", "cores is 1.5; allowed: a whole number, 0 or more"),
         (good.replace("{bytes_per_s: 1e9}", "{bytes_per_s: 0}"), "elementwise: bytes_per_s is 0"),
     ):
         path.write_text(text)
@@ -152,7 +179,6 @@ def test_replay_runs_the_counted_work() -> None:
                     calls = [work for name, work, _ in watch.calls if name == kind]
                     assert _sum(calls) == counted[phase][role].work[kind]
                 assert all(seconds > 0 for seconds in watch.seconds.values())
-    assert replay(program, secure_eval.protocols.get("dealer2pc"), repeats=1) > 0
 
 
 def _sum(parts: list[Work]) -> Work:
@@ -180,7 +206,7 @@ def test_the_shipped_profile_knows_every_kind_of_work() -> None:
     done = {
         kind
         for workload in workloads()
-        for protocol in map(secure_eval.protocols.get, ("dealer2pc", "replicated3pc"))
+        for protocol in map(secure_eval.protocols.get, workload.protocols)
         for phase in secure_eval.count(
             secure_eval.capture(workload.module.eval(), (torch.zeros(workload.shape),)), protocol
         ).roles.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -53,3 +54,11 @@ def test_the_oldest_answers_go(tmp_path: Path) -> None:
     answers.write("newest", {})
     left = {path.stem for path in answers.folder().glob("*.json")}
     assert len(left) == answers.KEPT and "newest" in left and "0" not in left
+
+
+def test_protocols_are_told_from_models_without_torch() -> None:
+    """The names are listed there, because asking secure_eval for them takes longer than an answer may."""
+    import secure_eval
+
+    plugged = {entry.name for entry in importlib.metadata.entry_points(group="sordino.protocols")}
+    assert {*answers._PROTOCOLS, *plugged} == set(secure_eval.protocols.names())
