@@ -16,6 +16,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,14 +79,14 @@ def measure(
         profile = cost_models.network_profile(network)
         link = None if network == "loopback" else profile.link()
         taken: dict[str, list[float]] = {"online": [], "offline": []}
-        if calibration:
-            calibration.restart()
         with secure_eval.compile(
             program, protocol=options.protocol, parties="processes", network=link
         ) as secure:
             for i in range(-WARM_UP, options.queries):
                 if calibration:
-                    calibration.measure(keep=i >= 0)
+                    if i == 0:
+                        calibration.restart()
+                    calibration.measure()
                 for phase, seconds in _seconds(secure, inputs).items():
                     if i >= 0:
                         taken[phase].append(seconds)
@@ -151,10 +152,15 @@ def main() -> None:
     if options.queries < 1:
         parser.error(f"--queries {options.queries}: allowed are whole numbers from 1")
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    calibration = Calibration() if options.calibrate else None
-    if calibration:
-        for _ in range(CALIBRATION_WARM_UP):
-            calibration.measure(keep=False)
+    with Calibration() if options.calibrate else nullcontext() as calibration:
+        if calibration:
+            for _ in range(CALIBRATION_WARM_UP):
+                calibration.measure()
+        _run(calibration, options, console)
+
+
+def _run(calibration: Calibration | None, options: argparse.Namespace, console: Console) -> None:
+    """Every model on every network; each row is shown, and kept, once it is there."""
     rows: list[dict[str, Any]] = []
     for name in options.models:
         for row in measure(name, calibration, options):
@@ -168,8 +174,6 @@ def main() -> None:
             if options.json:
                 _keep(options.json, row)
             show([row], console)
-    if calibration:
-        calibration.close()
     show(rows, console)
 
 

@@ -122,7 +122,9 @@ def calibrate(
         for i in range(WARM_UP + _ROUNDS):
             if progress:
                 progress(i + 1, steps, f"measuring, round {i + 1} of {WARM_UP + _ROUNDS}")
-            calibration.measure(keep=i >= WARM_UP)
+            if i == WARM_UP:
+                calibration.restart()
+            calibration.measure()
         found = calibration.device()
     if progress:
         progress(steps, steps, "done")
@@ -159,18 +161,18 @@ class Calibration:
             exchange.secure.close()
 
     def restart(self) -> None:
-        """Forgets all rounds."""
+        """Forgets all rounds so far, as those that warm up have to be."""
         for single in self._single:
             single.restart()
         for exchange in self._exchanges:
             exchange.restart()
 
-    def measure(self, keep: bool = True) -> None:
-        """Runs everything once; without `keep` only to warm up."""
+    def measure(self) -> None:
+        """Runs everything once."""
         for single in self._single:
-            single.measure(keep)
+            single.measure()
         for exchange in self._exchanges:
-            exchange.measure(keep)
+            exchange.measure()
 
     def device(self) -> Device:
         """The profile of all rounds so far. Raises ValueError before the first, and where nothing exchanges messages."""
@@ -205,12 +207,11 @@ class _Single:
         self._totals: dict[str, list[float]] = {phase: [] for phase in self._counted}
         self._watched: dict[str, list[Stopwatch]] = {phase: [] for phase in self._counted}
 
-    def measure(self, keep: bool) -> None:
-        taken = {phase: self._role.seconds(phase) for phase in self._counted}
-        watched = {phase: self._role.watched(phase) for phase in self._counted}
-        for phase in self._counted if keep else ():
-            self._totals[phase].append(taken[phase])
-            self._watched[phase].append(watched[phase])
+    def measure(self) -> None:
+        for phase in self._counted:
+            self._totals[phase].append(self._role.seconds(phase))
+        for phase in self._counted:
+            self._watched[phase].append(self._role.watched(phase))
 
     def samples(self) -> Iterator[_Sample]:
         """What the rounds found, phase by phase: medians."""
@@ -254,13 +255,11 @@ class _Exchange:
         self._alone_s: list[float] = []
         self._together: list[Counts] = []
 
-    def measure(self, keep: bool) -> None:
+    def measure(self) -> None:
         self._alone.run("offline")
-        alone = self._alone.seconds("online")
+        self._alone_s.append(self._alone.seconds("online"))
         self.secure(*self._inputs)
-        if keep:
-            self._alone_s.append(alone)
-            self._together.append(self.secure.measurement.roles["online"]["party0"])
+        self._together.append(self.secure.measurement.roles["online"]["party0"])
 
     def query(self) -> _Query:
         """What the rounds found: medians."""

@@ -30,6 +30,19 @@ def test_predicted_equals_measured(protocol: str, batch: int) -> None:
     assert sum(c.bytes for c in cost.by_site.values()) == sum(c.bytes for c in cost.by_operation.values())
 
 
+def test_a_run_tells_exchange_from_work_and_a_prediction_knows_no_seconds() -> None:
+    x = torch.zeros(2, 5, 6)
+    with secure_eval.compile(_model(), (x,)) as secure:
+        secure(x)
+        measured, predicted = secure.measurement, secure.predicted()
+    for phase in ("offline", "online"):
+        for counts in (measured.phase(phase), measured.roles[phase]["party0"]):
+            assert counts.seconds is not None and counts.exchange_seconds is not None
+            assert 0 < counts.exchange_seconds < counts.seconds or not counts.messages
+        assert predicted.phase(phase).seconds is predicted.phase(phase).exchange_seconds is None
+    assert Cost.from_dict(Cost.of(measured).to_dict()) == Cost.of(measured)
+
+
 def test_the_meta_device_is_enough() -> None:
     x = torch.zeros(2, 5, 6)
     assert predict(_model("meta"), (x.to("meta"),)).communication == predict(_model(), (x,)).communication
