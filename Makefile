@@ -15,7 +15,7 @@ EXTRA = $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproje
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment get in each other's way
-.PHONY: help install quickstart test test-long lint docs clean
+.PHONY: help install quickstart test test-long mutants lint docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1 \2/' | awk '{printf "  make %-12s", $$2; for (i = 3; i <= NF; i++) printf " %s", $$i; print ""}'
@@ -50,6 +50,9 @@ test: $(VENV)/demo.stamp $(VENV)/dev.stamp ## run the tests, without those marke
 
 test-long: $(VENV)/demo.stamp $(VENV)/dev.stamp ## run every test, on a GPU too where there is one
 	$(BIN)/python -m pytest --timeout 3600 $(ARGS)
+
+mutants: $(VENV)/demo.stamp $(VENV)/dev.stamp ## make deliberate mistakes and see that a test notices each (ARGS=--quick for half of them)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --workers $(WORKERS) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; $(BIN)/mypy || status=1; exit $$status
