@@ -71,6 +71,11 @@ class Workload:
     protocols: tuple[str, ...] = ("dealer2pc", "replicated3pc")
 
 
+def layers(width: int, heads: int) -> tuple[nn.Module, nn.Module]:
+    """A feed-forward layer with GELU and an attention layer with softmax, each with a normalised residual."""
+    return _FeedForward(width, nn.GELU()), _Attention(width, heads, False)
+
+
 def workloads() -> list[Workload]:
     """Between them every kind of work, in sizes from a few kilobytes to those of BERT-base, and messages both short and long.
 
@@ -97,7 +102,7 @@ def workloads() -> list[Workload]:
 
 
 @dataclass
-class _Sample:
+class Sample:
     """One phase of one role of one program: its work, and the seconds of each kind and of the whole; and of single calls."""
 
     work: Mapping[str, Work]
@@ -174,23 +179,30 @@ class Calibration:
         for exchange in self._exchanges:
             exchange.measure()
 
+    def samples(self) -> list[Sample]:
+        """What each phase of each role did and took, medians of all rounds so far. Raises ValueError before the first."""
+        return [sample for single in self._single for sample in single.samples()]
+
+    def queries(self) -> list[Query]:
+        """What the queries between processes exchanged and took. Raises ValueError before the first round."""
+        return [exchange.query() for exchange in self._exchanges]
+
     def device(self) -> Device:
         """The profile of all rounds so far. Raises ValueError before the first, and where nothing exchanges messages."""
-        samples = [sample for single in self._single for sample in single.samples()]
-        queries = [exchange.query() for exchange in self._exchanges]
+        samples, queries = self.samples(), self.queries()
         round_s, message_bytes_per_s = _messages(queries)
-        longer = _longer(queries)
+        longer = between_messages(queries)
         kinds = sorted({kind for sample in samples for kind in sample.seconds})
         gpu = self._where.type == "cuda"
         return Device(
             name=self._where.type,
             work={kind: _rate(kind, samples).longer(longer) for kind in kinds},
-            step_s=_step(samples) * longer,
+            step_s=bookkeeping(samples) * longer,
             round_s=round_s,
             message_bytes_per_s=message_bytes_per_s,
             cores=len(os.sched_getaffinity(0)),
             machine="gpu" if gpu else "cpu",
-            hardware=f"{torch.cuda.get_device_name(self._where) if gpu else _cpu_name()}, {torch.get_num_threads()} thread(s) a party",
+            hardware=f"{hardware(self._where)}, {torch.get_num_threads()} thread(s) a party",
             versions=f"torch {torch.__version__}, Python {platform.python_version()}",
             date=date.today().isoformat(),
         )
@@ -213,7 +225,7 @@ class _Single:
         for phase in self._counted:
             self._watched[phase].append(self._role.watched(phase))
 
-    def samples(self) -> Iterator[_Sample]:
+    def samples(self) -> Iterator[Sample]:
         """What the rounds found, phase by phase: medians."""
         for phase, work in self._counted.items():
             runs = self._watched[phase]
@@ -224,7 +236,7 @@ class _Single:
                 (kind, done, median(run.calls[i][2] for run in runs))
                 for i, (kind, done, _) in enumerate(runs[0].calls)
             ]
-            yield _Sample(work, seconds, median(self._totals[phase]), calls)
+            yield Sample(work, seconds, median(self._totals[phase]), calls)
 
 
 def _singles(program: secure_eval.Program, protocol: type[Protocol], device: str) -> Iterator[_Single]:
@@ -261,12 +273,12 @@ class _Exchange:
         self.secure(*self._inputs)
         self._together.append(self.secure.measurement.roles["online"]["party0"])
 
-    def query(self) -> _Query:
+    def query(self) -> Query:
         """What the rounds found: medians."""
         if not self._together:
             raise ValueError("nothing has been measured; allowed: one round or more")
         together = [(c.seconds or 0.0, c.exchange_seconds or 0.0) for c in self._together]
-        return _Query(
+        return Query(
             self._together[0],
             median(self._alone_s),
             median(seconds - exchange for seconds, exchange in together),
@@ -275,7 +287,7 @@ class _Exchange:
 
 
 @dataclass
-class _Query:
+class Query:
     """A party's query: what it exchanged; seconds of its work, alone and between messages; seconds of the exchange."""
 
     counts: Counts
@@ -284,7 +296,7 @@ class _Query:
     exchange_s: float
 
 
-def _rate(kind: str, samples: Sequence[_Sample]) -> Rate:
+def _rate(kind: str, samples: Sequence[Sample]) -> Rate:
     """The rate of a kind that explains its measured seconds best."""
     found = [(work, seconds) for s in samples for name, work, seconds in s.calls if name == kind]
     if not found:
@@ -298,7 +310,7 @@ def _rate(kind: str, samples: Sequence[_Sample]) -> Rate:
     )
 
 
-def _step(samples: Sequence[_Sample]) -> float:
+def bookkeeping(samples: Sequence[Sample]) -> float:
     """Seconds of the engine's own bookkeeping for each call: what no kind of work accounts for."""
     calls = [sum(w.calls for w in s.work.values()) for s in samples]
     left = [max(0.0, s.total - sum(s.seconds.values())) for s in samples]
@@ -326,19 +338,23 @@ def non_negative(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> l
     return [float(value) for value in found]
 
 
-def _messages(queries: Sequence[_Query]) -> tuple[float, float]:
+def _messages(queries: Sequence[Query]) -> tuple[float, float]:
     """Seconds of a round, and bytes a second, where parties are processes of this machine; waiting for each other included."""
     rows = [(query.counts.rounds, query.counts.handled_bytes) for query in queries]
     round_s, byte_s = non_negative(rows, [query.exchange_s for query in queries])
     return round_s, 1 / byte_s if byte_s else inf
 
 
-def _longer(queries: Sequence[_Query]) -> float:
+def between_messages(queries: Sequence[Query]) -> float:
     """How many times as long the same work takes between messages, which leave the caches cold, and beside another party's."""
     return max(1.0, sum(q.between_s for q in queries) / sum(q.alone_s for q in queries))
 
 
-def _cpu_name() -> str:
+def hardware(device: torch.device | str) -> str:
+    """The name of a device's processor."""
+    where = torch.device(device)
+    if where.type == "cuda":
+        return torch.cuda.get_device_name(where)
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cost_models.cost import Cost
-from cost_models.profile_files import Device, Network, Prices
-from cost_models.profile_files import device as load_device
+from cost_models.machine import device as load_device
+from cost_models.profile_files import AUTO, Device, Network, Prices
 from cost_models.profile_files import network as load_network
 from cost_models.profile_files import prices as load_prices
 from cost_models.seconds import seconds
@@ -132,7 +132,7 @@ class Money:
 def money(
     cost: Cost | Estimated,
     network: str | Path | Network = "wan",
-    device: str | Path | Device = "cpu",
+    device: str | Path | Device = AUTO,
     prices: str | Path | Prices = "cloud",
     *,
     queries_per_setup: int = QUERIES_PER_SETUP,

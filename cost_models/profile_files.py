@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from math import inf
 from pathlib import Path
@@ -74,6 +74,7 @@ class Device:
     `step_s`: what the engine's own bookkeeping takes for each call. `round_s`, `message_bytes_per_s`: what a round takes, and how many
     bytes a second are sent and received together, where the network takes no time: encryption, copies, waiting for each other.
     `cores`: what roles on one machine share, 0 where that isn't known.
+    `file`: where the profile lies, empty where it was not read from a file.
     `machine`: "cpu", or "gpu" where the work is done by an accelerator, which costs money and power besides its machine.
     """
 
@@ -88,13 +89,18 @@ class Device:
     versions: str = ""
     date: str = ""
     note: str = ""
+    file: str = field(default="", compare=False)
+
+    def source(self) -> dict[str, str]:
+        """Where figures made with it come from: name, hardware, versions, date, note, file."""
+        return {k: str(vars(self)[k]) for k in ("name", "hardware", "versions", "date", "note", "file")}
 
     def to_dict(self) -> dict[str, Any]:
         """What a profile's file says: numbers to four digits, without those that cost nothing."""
         found = {
             name: _rounded(value)
             for name, value in vars(self).items()
-            if name != "work" and value not in ("", inf)
+            if name not in ("work", "file") and value not in ("", inf)
         }
         found["work"] = {
             kind: {name: _rounded(value) for name, value in vars(rate).items() if 0 < value < inf}
@@ -130,6 +136,9 @@ class Prices:
     note: str = ""
 
 
+AUTO = "auto"
+"""The device profile of the machine at hand (machine.py), which has no file of its own among the shipped ones."""
+
 P = TypeVar("P", Network, Device, Prices)
 NEEDED = ("elementwise", "product 64", "generator")
 MACHINES = ("cpu", "gpu")
@@ -164,17 +173,19 @@ def prices(name_or_path: str | Path | Prices) -> Prices:
 def _load(cls: type[P], kind: str, name: str) -> P:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _folder(kind) / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, names(kind), n=1)
+        allowed = [AUTO, *names(kind)] if cls is Device else names(kind)
+        near = difflib.get_close_matches(name, allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ProfileError(
-            f"no {cls.__name__.lower()} profile {name!r}.{hint} Allowed: {', '.join(names(kind))}, or the path of a YAML file"
+            f"no {cls.__name__.lower()} profile {name!r}.{hint} Allowed: {', '.join(allowed)}, or the path of a YAML file"
         )
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict):
         raise ProfileError(
             f"{path}: expected a mapping of the fields {', '.join(f.name for f in fields(cls))}"
         )
-    return _checked(cls, path, {"name": path.stem, **data})
+    loaded = _checked(cls, path, {"name": path.stem, **data})
+    return replace(loaded, file=str(path)) if isinstance(loaded, Device) else loaded  # type: ignore[return-value]
 
 
 def _checked(cls: type[P], path: Path, data: dict[str, Any]) -> P:
@@ -192,7 +203,7 @@ def _checked(cls: type[P], path: Path, data: dict[str, Any]) -> P:
 def _numbers_checked(cls: type[Any], place: str, data: dict[str, Any]) -> list[str]:
     """The names of the fields, after making numbers and texts in `data` what they should be. Raises ProfileError."""
     known = {f.name: f for f in fields(cls)}
-    unknown = sorted(set(data) - set(known))
+    unknown = sorted(set(data) - set(known) | {"file"} & set(data))
     if unknown:
         raise ProfileError(f"{place}: unknown field {unknown[0]!r}; allowed: {', '.join(known)}")
     for name, f in known.items():

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cost_models.cost import Cost, Phase
-from cost_models.profile_files import Device, Network
-from cost_models.profile_files import device as load_device
+from cost_models.machine import device as load_device
+from cost_models.profile_files import AUTO, Device, Network
 from cost_models.profile_files import network as load_network
 
 
@@ -29,7 +29,7 @@ class Seconds:
 def seconds(
     cost: Cost | Phase,
     network: str | Path | Network = "wan",
-    device: str | Path | Device = "cpu",
+    device: str | Path | Device = AUTO,
     phase: str = "online",
 ) -> Seconds:
     """Seconds of one phase of one query; `phase` says which, of a Phase too.
@@ -47,7 +47,8 @@ def seconds(
     Roles that share one machine's cores take no less than their busy and handling seconds together, divided by the cores.
 
     `Seconds.compute` is the busiest role's local work, `Seconds.network` what the phase takes besides. Of a Phase, which knows no roles,
-    the local work is the largest of each kind, and cores are not shared. Raises ProfileError for an unknown network or device.
+    the local work is the largest of each kind, and cores are not shared. `device` is a profile's name or file, or "auto": this
+    machine, measured once (machine.py). Raises ProfileError for an unknown network or device.
     """
     d, n = load_device(device), load_network(network)
     counts = cost if isinstance(cost, Phase) else getattr(cost, phase)

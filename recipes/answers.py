@@ -44,14 +44,15 @@ def key(question: Mapping[str, Any], models: Iterable[str], profiles: Mapping[st
 
 
 def read(name: str | None) -> Any:
-    """The answer of that name, None if there is none."""
+    """The answer of that name, None if there is none, or if this machine was measured anew since."""
     if name is None:
         return None
     path = folder() / f"{name}.json"
     found = read_json(path)
-    if found is not None:
-        path.touch()
-    return found
+    if found is None or found["profile"] != _content(found["answer"]["device_profile"]["file"]):
+        return None
+    path.touch()
+    return found["answer"]
 
 
 def write(name: str | None, answer: Any) -> None:
@@ -59,7 +60,8 @@ def write(name: str | None, answer: Any) -> None:
     if name is None:
         return
     try:
-        write_json(folder() / f"{name}.json", answer)
+        profile = _content(answer["device_profile"]["file"])
+        write_json(folder() / f"{name}.json", {"profile": profile, "answer": answer})
         by_age = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in by_age[:-KEPT]:
             path.unlink(missing_ok=True)
@@ -82,7 +84,14 @@ def _configuration(name: str) -> str | None:
     return fingerprint(path) if path is not None and path.is_file() else None
 
 
+def _content(path: str) -> str | None:
+    """What a file says; None where there is none."""
+    return fingerprint(Path(path)) if path and Path(path).is_file() else None
+
+
 def _profile(kind: str, name: str) -> str | None:
+    if name == "auto":
+        return name  # the answer says which file it was made with
     given = Path(name)
     shipped = _package("cost_models") / "profiles" / kind / f"{name}.yaml"
     path = given if given.suffix in (".yaml", ".yml") else shipped

@@ -234,6 +234,13 @@ def calibrate_command(
             "--output", "-o", help="File for the profile.", show_default="device.yaml, or network.yaml"
         ),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Measure this machine's `auto` profile again, in 20 seconds or less: other work may have slowed it down.",
+        ),
+    ] = False,
     network: Annotated[
         str | None,
         typer.Option(
@@ -274,9 +281,16 @@ def calibrate_command(
     Example: `sordino calibrate --network listen --port 7341` on one host, and on the other
     `sordino calibrate --network 192.0.2.7:7341 --output my_link.yaml`
     """
-    from recipes import calibration
+    from recipes import calibration, machine
     from recipes.errors import RecipeError
 
+    if auto:
+        if output is not None or network is not None:
+            raise RecipeError(
+                "--auto: is kept where `--device auto` looks for it, and goes without --output and --network"
+            )
+        typer.echo(f"Wrote {machine.measure(_reporter())}, the profile `auto` of this machine.")
+        return
     listening = network == calibration.LISTEN
     if port is not None and not listening:
         raise RecipeError(

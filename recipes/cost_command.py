@@ -53,8 +53,12 @@ def cost_command(
         str, typer.Option("--network", help="Network profile: a name or a YAML file.")
     ] = "wan",
     device: Annotated[
-        str, typer.Option("--device", help="Device profile: a name or a file of `calibrate`.")
-    ] = "cpu",
+        str,
+        typer.Option(
+            "--device",
+            help="Device profile: auto (this machine, measured once), a name, or a file of `calibrate`.",
+        ),
+    ] = "auto",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples in one query.")] = 1,
     sequence_length: Annotated[
         int, typer.Option("--sequence-length", min=1, help="Tokens of a query.")
@@ -163,17 +167,17 @@ def _ask(
     quiet: bool,
 ) -> dict[str, Any]:
     """The answer, worked out. Wrong names are refused before anything is counted."""
-    from recipes import costing, subjects, sweeping, vocabulary
+    from rich.console import Console
 
+    from recipes import costing, machine, subjects, sweeping, vocabulary
+    from recipes.progress import Reporter
+
+    reporter = Reporter(Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True))
     wanted = None if sweep is None else sweeping.parse(sweep)
     asked = subjects.subjects(model, protocol, compare, vocabulary.protocols())
+    machine.ready(place[1], reporter)
     setting, models = costing.Setting.named(*place), costing.Models()
     if wanted is not None:
-        from rich.console import Console
-
-        from recipes.progress import Reporter
-
-        reporter = Reporter(Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True))
         with reporter.step("count") as progress:
             return sweeping.sweep(models, asked, setting, wanted, progress)
     if len(asked) > 1:

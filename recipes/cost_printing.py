@@ -33,6 +33,7 @@ def cost(found: Mapping[str, Any]) -> None:
         money(found["money"])
     if "systems" in found:
         systems(found)
+    typer.echo(f"Seconds are of device profile {wording.device_profile(found['device_profile'])}.")
     typer.echo(
         f"One online query: {wording.seconds(seconds['total'])} = compute "
         f"{wording.seconds(seconds['compute'])} "
@@ -208,6 +209,7 @@ def comparison(found: Mapping[str, Any]) -> None:
         for key, title in (("total_cents", "occupied"), ("least_cents", "computing")):
             rows.append(row(f"1,000 queries, {title}", cents, "money", "total", key))
     table(f"Side by side, {conditions(first)}", ["", *names, "second / first"], rows)
+    typer.echo(f"Seconds are of device profile {wording.device_profile(found['device_profile'])}.")
     tables = [{entry["operation"]: entry for entry in one["by_operation"]} for one in (first, second)]
     operations = sorted(
         {name for entries in tables for name in entries},

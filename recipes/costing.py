@@ -137,6 +137,7 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
         **asdict(subject),
         "network": setting.network,
         "device": setting.device,
+        "device_profile": setting.machine.source(),
         "batch": setting.batch,
         "sequence_length": setting.sequence_length,
         "link": {
@@ -203,7 +204,11 @@ def compare(models: Models, subjects: Sequence[Subject], setting: Setting) -> di
     for subject in subjects:  # refused before the first is counted
         models.shaped(subject.model, setting.batch, setting.sequence_length)
     first, second = (answer(models, subject, setting) for subject in subjects)
-    return {"compare": [first, second], "ratios": ratios(first, second)}
+    return {
+        "device_profile": setting.machine.source(),
+        "compare": [first, second],
+        "ratios": ratios(first, second),
+    }
 
 
 def ratios(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

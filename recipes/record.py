@@ -19,6 +19,8 @@ POINT_PARTS = ("by_site", "by_operation", "by_role")
 
 def build(context: Context, export: dict[str, Any] | None = None) -> Record:
     """Everything up to the verify stage, and `export` when that is done."""
+    import cost_models
+
     recipe, run = context.recipe, context.run
     choice = read_json(run / "verify/choice.json")
     info = read_json(run / "data/info.json")
@@ -50,6 +52,7 @@ def build(context: Context, export: dict[str, Any] | None = None) -> Record:
             "protocol": recipe.secure.protocol,
             "network": recipe.secure.network,
             "device": recipe.secure.device,
+            "device_profile": cost_models.device_profile(recipe.secure.device).source(),
             "sequence_length": recipe.secure.sequence_length,
             "batch": recipe.secure.batch,
             "parties": recipe.verify.parties,

@@ -67,7 +67,7 @@ def run(
 
     reporter.line(f"{recipe_path.name}: reading the recipe")
     # Heavy from here on: reading a recipe asks the registries for the names it may use.
-    from recipes import preflight
+    from recipes import machine, preflight
     from recipes.context import Context
     from recipes.reading import parse
 
@@ -81,6 +81,7 @@ def run(
         context = Context(recipe, directory, recipe_path.resolve(), text, command)
         write_text(path / "recipe.yaml", text)
         write_json(path / STATE / "origin.json", {"origin": str(recipe_path.resolve())})
+        machine.ready(recipe.secure.device, reporter)
         with reporter.step("check the recipe") as progress:
             preflight.check(context, progress)
         worked = False

@@ -132,8 +132,9 @@ class Secure(Strict):
     )
     networks: list[str] = Field(default=["lan", "wan"], description="profiles whose seconds are reported")
     device: str = Field(
-        default="cpu",
-        description="device profile for compute: a name or a file written by `sordino calibrate`",
+        default="auto",
+        description="device profile for compute: auto for this machine, measured once in 20 seconds or less and kept; "
+        "else a name or a file written by `sordino calibrate`",
     )
     sequence_length: int = Field(default=128, ge=2, description="tokens a query is padded or cut to")
     batch: int = Field(default=1, ge=1, description="examples in one query")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import typer
+
 from recipes.cost_printing import cents, conditions, labels, notices, times
 from recipes.printing import table
 from results import wording
@@ -33,6 +35,7 @@ def sweep(found: Mapping[str, Any]) -> None:
         title = f"{name}, {conditions(one['points'][0], without=parameter)}"
         table(title, [*header, BAR_TITLE], rows, left=BAR_TITLE)
         estimates(parameter, one["points"])
+    typer.echo(f"Seconds are of device profile {wording.device_profile(found['device_profile'])}.")
 
 
 def estimates(parameter: str, points: Sequence[Mapping[str, Any]]) -> None:

@@ -114,19 +114,26 @@ def sweep(
         for value, one in zip(wanted.values, settings, strict=True):
             progress(done, total, f"{wanted.name} {value:g}, {subject.protocol}")
             found = answer(models, subject, one)
-            del found["by_site"]
+            del found["by_site"], found["device_profile"]
             points.append({wanted.name: value, **found})
             done += 1
         series.append({"model": subject.model, "protocol": subject.protocol, "points": points})
     progress(done, total, "done")
     about = {"sweep": {"parameter": wanted.name, "values": list(wanted.values)}}
     if len(series) > 1:
-        return {"network": setting.network, "device": setting.device, **about, "compare": series}
+        return {
+            "network": setting.network,
+            "device": setting.device,
+            "device_profile": setting.machine.source(),
+            **about,
+            "compare": series,
+        }
     return {
         "model": series[0]["model"],
         "protocol": series[0]["protocol"],
         "network": setting.network,
         "device": setting.device,
+        "device_profile": setting.machine.source(),
         **about,
         "points": series[0]["points"],
     }

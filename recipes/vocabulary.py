@@ -22,10 +22,10 @@ def networks() -> list[str]:
 
 
 def devices() -> list[str]:
-    """Device profiles that ship with the cost model."""
+    """Device profiles that ship with the cost model, and "auto" for this machine's own."""
     import cost_models
 
-    return list(cost_models.profile_names("devices"))
+    return [cost_models.AUTO, *cost_models.profile_names("devices")]
 
 
 def kinds() -> list[str]:

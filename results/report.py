@@ -224,6 +224,10 @@ def _environment(record: Record) -> list[tuple[str, str]]:
         ("processor", f"{hardware.get('processor', '')}, {hardware.get('cores', '?')} cores"),
         ("memory", wording.size(memory) if memory else wording.ABSENT),
         ("system", str(hardware.get("system", ""))),
+        (
+            "device profile of predicted seconds",
+            wording.device_profile(record.secure.get("device_profile", {})),
+        ),
         ("seeds", ", ".join(f"{name} {seed}" for name, seed in record.seeds.items())),
     ]
     examples = record.task.get("examples", {})

@@ -265,3 +265,11 @@ def headline(record: Record) -> str:
             f"where the teacher takes {seconds(theirs)}: {times(gain)} less"
         )
     return "".join(parts) + "."
+
+
+def device_profile(source: Mapping[str, str]) -> str:
+    """Which device profile seconds come from, and when it was measured on what; empty where that is not known."""
+    if not source:
+        return ""
+    told = f"{source['name']}, measured {source['date'] or 'at an unknown date'}"
+    return told + (f" on {source['hardware']}" if source["hardware"] else "")

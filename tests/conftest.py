@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 
@@ -60,8 +61,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"{name}: {reason}")
 
 
+_cache = tempfile.TemporaryDirectory(prefix="sordino-tests-")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Share the cores out between the test processes; a number given by the caller is kept."""
+    """Share the cores out between the test processes; a number given by the caller is kept. Take the shipped device profile for that of
+    this machine: measuring is tested where it is meant to be."""
+    os.environ["SORDINO_CACHE"] = _cache.name
+    from cost_models import machine
+
+    machine.keep(machine.load(machine.BASE), machine.path())
     if "OMP_NUM_THREADS" not in os.environ:
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -136,6 +136,9 @@ def make_recipe() -> Callable[..., Path]:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of `sordino cost` that other tests, or the user, were given are not this test's."""
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path_factory.mktemp("cache")))
+    from cost_models import machine
+
+    machine.keep(machine.load(machine.BASE), machine.path())

@@ -15,11 +15,29 @@ def _key(tmp_path: Path, text: str = "{}", network: str = "wan", batch: int = 1)
     return answers.key({"batch": batch}, [str(tmp_path / "model"), "dealer2pc"], {"networks": network})
 
 
+ANSWER = {"bytes": 1, "device_profile": {"file": ""}}
+
+
 def test_the_same_question_finds_its_answer(tmp_path: Path) -> None:
     name = _key(tmp_path)
     assert name is not None and answers.read(name) is None
-    answers.write(name, {"bytes": 1})
-    assert answers.read(_key(tmp_path)) == {"bytes": 1}
+    answers.write(name, ANSWER)
+    assert answers.read(_key(tmp_path)) == ANSWER
+
+
+def test_an_answer_ends_with_the_profile_that_it_was_made_with(tmp_path: Path) -> None:
+    profile = tmp_path / "auto.yaml"
+    profile.write_text("date: 2026-11-22\n")
+    answer = {"seconds": 1, "device_profile": {"file": str(profile)}}
+    name = answers.key({}, [], {"devices": "auto"})
+    assert name is not None
+    answers.write(name, answer)
+    assert answers.read(name) == answer
+    profile.write_text("date: 2026-11-23\n")
+    assert answers.read(name) is None
+    answers.write(name, answer)
+    profile.unlink()
+    assert answers.read(name) is None
 
 
 def test_whatever_changes_is_another_question(tmp_path: Path) -> None:
@@ -51,7 +69,7 @@ def test_the_oldest_answers_go(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
         os.utime(path, (number, number))
-    answers.write("newest", {})
+    answers.write("newest", ANSWER)
     left = {path.stem for path in answers.folder().glob("*.json")}
     assert len(left) == answers.KEPT and "newest" in left and "0" not in left
 

@@ -52,8 +52,8 @@ def tell(*arguments: str | Path) -> str:
 
 
 def without(found: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """An answer less some keys, and less memory, which may differ by a few bytes from one count to the next."""
-    kept = {key: value for key, value in found.items() if key not in (*keys, "memory")}
+    """An answer less some keys, and less memory, which may differ by a few bytes from one count to the next, and where profiles lie."""
+    kept = {key: value for key, value in found.items() if key not in (*keys, "memory", "device_profile")}
     kept["phases"] = {
         name: {k: v for k, v in phase.items() if k != "peak_memory_bytes"}
         for name, phase in found["phases"].items()
