@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
+from secure_eval.magnitudes import with_bounds
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.protocols.base import Protocol, Secret
-from secure_eval.rules import MAX_PRODUCT_BITS, RULES
+from secure_eval.rules import RULES
+from secure_eval.rules.scaling import fitted, least_bits, room
 from secure_eval.scheduler import Task, gather, start
 
 MULTIPLIED = {
@@ -25,8 +27,11 @@ MULTIPLIED = {
 """Arguments that operations multiply with: weights there get a fixed mask when the model is set up."""
 
 
-EARLY = {"mul": 1, "matmul": 1, "add": 2, "sub": 2}
-"""Operations of two values, and how many times the protocol's fraction bits they take at most of one that has more than the other."""
+SUMS, PRODUCTS = ("add", "sub"), ("mul", "matmul")
+"""Operations of two values that may have to truncate one before they have the other."""
+
+WHOLE = ("less", "equal", "one_hot")
+"""Operations whose results have no fraction bits."""
 
 
 def evaluate_clear(
@@ -86,7 +91,7 @@ class Engine:
         clear: dict[str, Any] = {**self._clear, **public}
         uses = dict(self._uses)
         tasks: dict[str, Task[Any]] = {}
-        for node in self._program.nodes:
+        for node in with_bounds(self._program, p.fraction_bits).nodes:
             if node.level == "public" and node.op != "input":
                 clear[node.name] = evaluate_clear(node, clear, self._program.constants, self._device)
             elif node.level == "secret" and node.op not in ("share_input", "share_weight"):
@@ -129,8 +134,15 @@ class Engine:
         if mine is None or other is None or mine is other:
             return
         value = await mine
-        if not other.done and isinstance(value, Secret) and value.fraction_bits > 2 * p.fraction_bits:
-            await p.rescale(value, EARLY[node.op] * p.fraction_bits)
+        if other.done or not isinstance(value, Secret):
+            return
+        if node.op in SUMS:
+            if value.fraction_bits > 2 * p.fraction_bits:
+                await p.rescale(value, 2 * p.fraction_bits)
+        elif self._program.by_name[node.args[1 - position].name].op not in WHOLE:
+            least = least_bits(p, node, position)
+            if value.fraction_bits > least and value.fraction_bits + p.fraction_bits > room(p, node):
+                await p.rescale(value, least)
 
     async def _node(
         self,
@@ -141,14 +153,16 @@ class Engine:
         tasks: Mapping[str, Task[Any]],
         uses: dict[str, int],
     ) -> Any:
-        if node.op in EARLY:
+        if node.op in SUMS + PRODUCTS:
             await gather(*(self._truncate_early(p, node, i, tasks) for i in (0, 1)))
         args = [await self._value(a, clear, inputs, tasks) for a in node.args]
-        result = await RULES[node.op](p, node, *args)
-        if isinstance(result, Secret) and result.fraction_bits > MAX_PRODUCT_BITS:
-            result = await p.rescale(result)  # else a sum or a comparison of it would leave the ring
+        result = await self._settled(p, node, await RULES[node.op](p, node, *args))
         for name in dict.fromkeys(node.references()):
             uses[name] -= 1
             if not uses[name] and name in tasks:
                 tasks[name].result = None  # the last user is done: its memory is free for the next
         return result
+
+    async def _settled(self, p: Protocol, node: Node, result: Any) -> Any:
+        """A result as its users get it: with no more fraction bits than it has room for, else their sums and comparisons leave the ring."""
+        return await fitted(p, result, room(p, node)) if isinstance(result, Secret) else result

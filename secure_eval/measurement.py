@@ -12,6 +12,9 @@ from typing import Any
 PHASES = ("setup", "offline", "online")
 
 
+PREDICTED = "not checked (a prediction: there are no values)"
+"""What a measurement says of values where nothing was computed."""
+
 GENERATOR = "generator"
 """The kind of work that expands seeds into random bytes."""
 
@@ -220,6 +223,7 @@ class Measurement:
     sites, operations: by phase, the counts of each module and of each kind of operation: for each count the largest over the roles
         (a round that several of them share counts once in each).
     memory: of each role; counting runs know it, real ones do not.
+    checked: against what values it was checked that the program's fit: those of a calibration, of an example, or none.
     """
 
     roles: dict[str, dict[str, Counts]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
@@ -229,6 +233,7 @@ class Measurement:
         default_factory=lambda: {phase: {} for phase in PHASES}
     )
     memory: dict[str, Memory] = field(default_factory=dict)
+    checked: str = PREDICTED
 
     def phase(self, name: str) -> Counts:
         """One phase as users read it: for each count the largest over the roles."""
@@ -265,6 +270,7 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         return {
             **{phase: getattr(self, phase).to_dict() for phase in PHASES},
+            "checked": self.checked,
             "by_role": {
                 phase: {r: c.to_dict() for r, c in sorted(by_role.items())}
                 for phase, by_role in self.roles.items()

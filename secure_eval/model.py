@@ -17,12 +17,25 @@ from secure_eval.measurement import Measurement
 from secure_eval.processes import Processes
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.ranges import RangeError, Report, calibrate, check, choose_fraction_bits, narrow_ranges
+from secure_eval.ranges import (
+    Certificate,
+    RangeError,
+    Ranges,
+    Report,
+    calibrate,
+    choose_fraction_bits,
+    narrow_ranges,
+)
+from secure_eval.ranges import check as check_ranges
 from secure_eval.ranges.calibration import Batch
 from secure_eval.ranges.checking import FRACTION_BITS
+from secure_eval.reference import inputs_by_name
 from secure_eval.roles import Plan
 
 PARTIES = ("threads", "processes")
+
+UNCHECKED = "not checked (check=False)"
+NO_EXAMPLE = "not checked (a program without example inputs)"
 
 
 class InputError(ValueError):
@@ -32,21 +45,37 @@ class InputError(ValueError):
 class SecureModel:
     """A model under secure computation. Call it with the model's inputs; outputs are revealed to the caller only.
 
-    `measurement` is that of set-up and of the last offline and online phase; `ranges` the report of the check against calibration, where
-    there was one. Use as a context manager, or `close()` it: parties are
+    `measurement` is that of set-up and of the last offline and online phase; `ranges` the report of the check against calibration or else
+    the example, where there was one, and `checked` says which. Use as a context manager, or `close()` it: parties are
     threads or processes that wait for queries.
     """
 
     def __init__(
-        self, program: Program, protocol: type[Protocol], launcher: Launcher, plan: Plan, fraction_bits: int
+        self,
+        program: Program,
+        protocol: type[Protocol],
+        launcher: Launcher,
+        plan: Plan,
+        fraction_bits: int,
+        checked: str = UNCHECKED,
     ):
+        self.checked = checked
         self.program, self.protocol, self.fraction_bits = program, protocol, fraction_bits
         self._launcher, self._plan = launcher, plan
         self.ranges: Report | None = None
         self._ready = 0
         self._broken = False
         launcher.setup(program, plan)
-        self.measurement: Measurement = launcher.measurement(program)
+        self.measurement = launcher.measurement(program)
+
+    @property
+    def measurement(self) -> Measurement:
+        return self._measurement
+
+    @measurement.setter
+    def measurement(self, found: Measurement) -> None:
+        found.checked = self.checked
+        self._measurement = found
 
     def offline(self, queries: int = 1) -> None:
         """Prepares correlated randomness for `queries` more queries; a call does it itself where none is left."""
@@ -124,12 +153,14 @@ def compile(
     network: Link | None = None,
     calibration: Sequence[Batch] | None = None,
     narrow: float | None = None,
+    certificate: Certificate | None = None,
+    check: bool = True,
 ) -> SecureModel:
     """Captures a model, starts the roles of a protocol and shares the weights.
 
     Args:
         model: a module in eval mode, or a captured program.
-        example_inputs: inputs of exactly the shapes of later calls; not needed for a program.
+        example_inputs: inputs of exactly the shapes of later calls, whose values are checked; a program may go without.
         protocol: a name from `protocols.names()`.
         parties: "threads" of this process, for tests; or "processes" of this machine, linked by mutually authenticated TLS.
         public, embedding: see `capture`.
@@ -140,9 +171,13 @@ def compile(
         calibration: example inputs, as the model is called with. Before anything is started, the values that they lead to are checked
             against the ring and the functions' ranges (see ranges.check); `SecureModel.ranges` is the report.
         narrow: fits reciprocals and inverse roots to the calibrated arguments, with this factor as margin (see ranges.narrow_ranges).
+        certificate: of the program, where it is a certified one (see ranges.certify): so that measurements name it.
+        check: run the float64 reference on the example and refuse values that do not fit, before anything is started. It costs a forward
+            pass or two. Where it is not done, every measurement says so.
 
     Raises:
-        UnsupportedOperations, UnknownProtocol, RangeError (lists the values that do not fit), ValueError.
+        UnsupportedOperations, UnknownProtocol, RangeError (lists every value that does not fit), ValueError (also where weights or
+        example have no values because they are on the meta device: there is nothing to share).
     """
     cls = protocols.get(protocol)
     if parties not in PARTIES:
@@ -156,12 +191,30 @@ def compile(
     elif example_inputs is None:
         raise ValueError("a module needs example_inputs: the shapes of the program are those of the example")
     else:
+        _refuse_meta({**dict(model.named_parameters()), **dict(model.named_buffers())})
         program = capture(model, example_inputs, public=public, embedding=embedding)
+    named = {} if example_inputs is None else inputs_by_name(program, _tensors(program, example_inputs))
+    _refuse_meta({**program.parameters, **program.constants, **named})
     report: Report | None = None
+    checked = []
     if calibration is not None:
         program, report = _fitted(program, calibration, fraction_bits, narrow, protocol)
         fraction_bits = report.fraction_bits
+        checked.append(f"calibration of {len(calibration)} inputs")
     assert fraction_bits != "auto"
+    if certificate is not None:
+        if (certificate.program, certificate.fraction_bits) != (program.key(), fraction_bits):
+            raise ValueError(
+                f"the certificate is of another program, or of other fraction bits than {fraction_bits}: "
+                f"it is of {certificate.program} at {certificate.fraction_bits}, this is {program.key()}"
+            )
+        checked.append(f"certificate of {certificate.inputs} inputs")
+    if check and example_inputs is not None:
+        of_example = _example_fits(program, example_inputs, fraction_bits, protocol)
+        report = report or of_example
+        checked.append("example")
+    if not checked:
+        checked.append(NO_EXAMPLE if check else UNCHECKED)
     plan = Plan(program, cls, fraction_bits)
     launcher: Launcher
     if parties == "threads":
@@ -169,7 +222,7 @@ def compile(
     else:
         launcher = Processes(cls, fraction_bits, network=network)
     try:
-        secure = SecureModel(program, cls, launcher, plan, fraction_bits)
+        secure = SecureModel(program, cls, launcher, plan, fraction_bits, " and ".join(checked))
     except BaseException:
         launcher.close()
         raise
@@ -190,10 +243,44 @@ def _fitted(
         program = narrow_ranges(program, observed, narrow)
     if fraction_bits == "auto":
         return program, choose_fraction_bits(program, observed, protocol=protocol)
-    report = check(program, observed, fraction_bits, protocol=protocol)
+    report = check_ranges(program, observed, fraction_bits, protocol=protocol)
     if not report.fits:
         raise RangeError(report)
     return program, report
+
+
+def _refuse_meta(tensors: Mapping[str, Tensor]) -> None:
+    """ValueError with the names of tensors (weights, constants, inputs) that have no values."""
+    found = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise ValueError(
+            f"on the meta device, without values: {', '.join(found[:5])}{more}; a model runs with its weights (a cost question, "
+            "secure_eval.count or cost_models.predict, does without)"
+        )
+
+
+def _tensors(
+    program: Program, example: Sequence[Tensor] | Mapping[str, Tensor]
+) -> Sequence[Tensor] | Mapping[str, Tensor]:
+    """The inputs of an example that the program takes: others were no tensors."""
+    if isinstance(example, Mapping):
+        return {k: v for k, v in example.items() if k in program.inputs or isinstance(v, Tensor)}
+    return [v for v in example if isinstance(v, Tensor)]
+
+
+def _example_fits(
+    program: Program,
+    example: Sequence[Tensor] | Mapping[str, Tensor],
+    fraction_bits: int,
+    protocol: str,
+) -> Report:
+    """The report of a check of the one example, without a margin: it is refused where it would come out wrong."""
+    observed: Ranges = calibrate(program, [_tensors(program, example)], finite=False)
+    report = check_ranges(program, observed, fraction_bits, 0.0, protocol)
+    if not report.fits:
+        raise RangeError(report)
+    return report
 
 
 class _Function(nn.Module):

@@ -83,7 +83,13 @@ class Ref:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. `integral`: a clear value that only takes integer values (masks), so that scaling by it is exact."""
+    """One operation.
+
+    integral: a clear value that only takes integer values (masks), so that scaling by it is exact.
+    bound: a secret value is certified to stay below 2^bound in magnitude (ranges.certify); None where nobody certified one. What its
+        making proves besides is worked out where it is needed (magnitudes.py).
+    spread: how many more fraction bits the second of two factors needs than the first, halved; the engine's own (magnitudes.py).
+    """
 
     name: str
     op: str
@@ -94,12 +100,16 @@ class Node:
     site: str = ""
     integral: bool = False
     kwargs: tuple[tuple[str, Any], ...] = ()
+    bound: int | None = None
+    spread: int = field(default=0, compare=False)
 
     def __repr__(self) -> str:
         arguments = ", ".join([*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs)])
         kind = str(self.dtype).removeprefix("torch.")
-        return f"{self.name}: {self.level} {kind}{list(self.shape)} = {self.op}({arguments})" + (
-            f"    @ {self.site}" if self.site else ""
+        return (
+            f"{self.name}: {self.level} {kind}{list(self.shape)} = {self.op}({arguments})"
+            + (f"    < 2^{self.bound}" if self.bound is not None else "")
+            + (f"    @ {self.site}" if self.site else "")
         )
 
     def references(self) -> Iterator[str]:
@@ -179,6 +189,7 @@ class Program:
                         n.site,
                         n.integral,
                         _pack(n.kwargs),
+                        n.bound,
                     ]
                     for n in self.nodes
                 ],
@@ -201,13 +212,14 @@ class Program:
                 site,
                 integral,
                 tuple(map(tuple, _unpack(kwargs))),
+                bound,
             )
-            for name, op, args, level, shape, dtype, site, integral, kwargs in data["nodes"]
+            for name, op, args, level, shape, dtype, site, integral, kwargs, bound in data["nodes"]
         )
         return cls(nodes, tuple(data["inputs"]), tuple(_unpack(data["outputs"])), constants)
 
     def key(self) -> str:
-        """A hash of everything that determines the program's cost: structure and shapes, not the values of constants."""
+        """A hash of everything that determines the program's cost: structure, shapes and bounds, not the values of constants."""
         return hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
 
 

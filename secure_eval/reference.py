@@ -142,12 +142,16 @@ def _double(value: Any) -> Any:
 
 
 def values(
-    program: Program, inputs: Sequence[Tensor] | Mapping[str, Tensor]
+    program: Program,
+    inputs: Sequence[Tensor] | Mapping[str, Tensor],
+    kept: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Node, list[Any], Any]]:
     """Every node in order, with the values of its arguments and its own.
 
     Args:
         inputs: the program's inputs, by name or in order; floating-point ones are taken to float64.
+        kept: where given, values that no input changes (weights in float64) are put there, and taken from there in later calls; those of
+            them that only lead to other such values are then left out.
 
     A value is dropped after its last use, so that a large model needs little more memory than a forward pass. Raises ValueError for inputs
     that do not fit, and NotImplementedError where an operation has no meaning here.
@@ -158,15 +162,28 @@ def values(
     for node in program.nodes:
         if node.op == "table":
             uses[node.args[0]] = uses.get(node.args[0], 0) + 1
+    fixed = {n.name for n in program.nodes if kept is not None and _fixed(n)}
+    wanted = {r for n in program.nodes if n.name not in fixed for r in n.references()} & fixed
+    known = bool(kept)
+    environment.update(kept or {})
     with torch.no_grad():
         for node in program.nodes:
+            if known and node.name in fixed:
+                continue
             args = [substitute(a, lambda r: environment[r.name]) for a in node.args]
             environment[node.name] = _value(program, node, args, environment, constants)
             yield node, args, environment[node.name]
+            if kept is not None and node.name in wanted:
+                kept[node.name] = environment[node.name]
             for name in {*node.references(), *([node.args[0]] if node.op == "table" else [])}:
                 uses[name] -= 1
                 if not uses[name]:
                     environment.pop(name, None)
+
+
+def _fixed(node: Node) -> bool:
+    """Whether a value is the same for all inputs."""
+    return node.level in ("constant", "owner") or node.op in ("share_weight", "table")
 
 
 def _value(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secure_eval.intervals import Intervals
 from secure_eval.program import Node, Ref, substitute
 
 
@@ -31,6 +32,7 @@ class Builder:
         self.constants: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         self.unsupported: list[Unsupported] = []
+        self.intervals = Intervals(self.by_name, self.constants)
         self._shared: dict[str, Ref] = {}
         self.site = ""
 

@@ -3,16 +3,20 @@
 observed = calibrate(program, batches)               largest magnitudes and arguments, node by node, from the float64 reference
 report = check(program, observed, fraction_bits=16)  what does not fit, and the truncations of a query; print(report)
 choose_fraction_bits(program, observed)              the most fraction bits that fit
+certify(program, batches)                            the program with bounds and ranges from calibration, and its certificate
 narrow_ranges(program, observed)                     reciprocals and inverse roots for the arguments that they meet: cheaper
 """
 
 from secure_eval.ranges.calibration import Extent, Observed, Ranges, calibrate
+from secure_eval.ranges.certificate import Certificate, Entry, certify
 from secure_eval.ranges.checking import RangeError, Report, Violation, check, choose_fraction_bits
 from secure_eval.ranges.narrowing import narrow_ranges
 from secure_eval.ranges.stated import STATED, Stated
 
 __all__ = [
     "STATED",
+    "Certificate",
+    "Entry",
     "Extent",
     "Observed",
     "RangeError",
@@ -21,6 +25,7 @@ __all__ = [
     "Stated",
     "Violation",
     "calibrate",
+    "certify",
     "check",
     "choose_fraction_bits",
     "narrow_ranges",

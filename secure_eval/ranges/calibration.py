@@ -72,27 +72,32 @@ class Ranges:
         return {"batches": self.batches, "nodes": {name: asdict(o) for name, o in self.nodes.items()}}
 
 
-def calibrate(model: nn.Module | Program, batches: Sequence[Batch], **capturing: Any) -> Ranges:
+def calibrate(
+    model: nn.Module | Program, batches: Sequence[Batch], *, finite: bool = True, **capturing: Any
+) -> Ranges:
     """Runs the float64 reference over example inputs and keeps, node by node, the largest magnitudes and arguments.
 
     Args:
         model: a captured program, or a module, which is captured for the first batch (`capturing` goes to `capture`).
         batches: inputs of calls, by name or in order; all of the program's shapes.
+        finite: refuse values that are infinite or no number; else they are kept as such, and no check will find that they fit.
 
-    Raises ValueError without a batch or for inputs that do not fit, and NotFinite, which names the node.
+    Weights are taken to float64 once, so that a batch after the first costs a forward pass. Raises ValueError without a batch or for
+    inputs that do not fit, and NotFinite, which names the node.
     """
     if not batches:
         raise ValueError("calibration needs at least one batch of inputs")
     program = model if isinstance(model, Program) else capture(model, batches[0], **capturing)
     nodes: dict[str, Observed] = {}
+    kept: dict[str, Any] | None = {} if len(batches) > 1 else None
     for batch in batches:
-        for node, args, value in values(program, batch):
+        for node, args, value in values(program, batch, kept):
             if node.level != "secret" or not value.numel():
                 continue
             stated = STATED.get(node.op)
             extents = {k: Extent.of(v) for k, v in stated.quantities(*args).items()} if stated else {}
             met = Observed(node.op, node.site, float(value.abs().max()), extents)
-            if not met.largest < float("inf"):
+            if finite and not met.largest < float("inf"):
                 raise NotFinite(f"{node!r} is {met.largest} in floating point on an example input")
             nodes[node.name] = nodes[node.name] | met if node.name in nodes else met
     return Ranges(nodes, len(batches))

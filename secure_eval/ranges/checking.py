@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import log2, nextafter
+from math import inf, log2, nextafter
 from typing import Any
 
 from secure_eval import protocols
+from secure_eval.magnitudes import VALUE_BITS, proven, with_bounds
 from secure_eval.program import Node, Program
 from secure_eval.ranges.calibration import Ranges
 from secure_eval.ranges.placement import Placement, place
-from secure_eval.ranges.stated import STATED, VALUE_BITS
+from secure_eval.ranges.stated import STATED
 
 FRACTION_BITS = range(8, 21)
 """What an engine can be asked for."""
@@ -72,7 +73,7 @@ class Report:
 
 
 class RangeError(ValueError):
-    """Values met in calibration do not fit. `report` lists them all."""
+    """Values of an example do not fit. `report` lists them all."""
 
     def __init__(self, report: Report):
         self.report = report
@@ -88,12 +89,60 @@ def check(
 ) -> Report:
     """Compares what `calibrate` saw with what the engine allows at so many fraction bits.
 
-    Every value times 2^(its fraction bits) has to stay below 2^(62 - margin_bits), and every argument inside its function's range by a
-    factor 2^margin_bits. A range that was proven at capture or narrowed by calibration has no margin here: such are the sum of a softmax,
-    between 1 and its length whatever the input, and what narrow_ranges leaves.
+    Every value has to stay below its bound (magnitudes.py), and below what the ring holds with the fraction bits that the engine makes it
+    with; every argument has to be inside its function's range; all by a factor 2^margin_bits. A bound or a range that was proven at
+    capture, certified or narrowed by calibration has no margin here: the sum of a softmax is between 1 and its length whatever the input,
+    and calibration has left one of its own.
 
     Raises ValueError where `ranges` are those of another program.
     """
+    return examine(program, ranges, fraction_bits, margin_bits, protocol)[0]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a node met of one quantity, and between what that has to lie: None for no limit."""
+
+    node: Node
+    name: str
+    smallest: float
+    largest: float
+    low: float | None
+    high: float | None
+    margin_low: float = 1.0
+    margin_high: float = 1.0
+    fraction_bits: int | None = None
+    """Of what the ring holds; `high` is then no limit that may be reached."""
+
+    @property
+    def spare_bits(self) -> float:
+        """How many times the value could double (or halve) before it is beyond its limit."""
+        below = inf if self.low is None or self.low <= 0 else _log2(self.smallest) - _log2(self.low)
+        above = inf if self.high is None else _log2(self.high) - _log2(self.largest)
+        return min(below, above)
+
+    def violations(self) -> Iterator[Violation]:
+        n, name = self.node, self.name
+        if self.fraction_bits is not None:
+            assert self.high is not None
+            if not self.largest * self.margin_high < self.high:
+                allowed = (
+                    f"below 2^{_log2(self.high / self.margin_high):g} with {self.fraction_bits} fraction bits"
+                )
+                yield Violation(n.name, n.op, n.site, name, self.largest, allowed)
+            return
+        if self.low is not None and not self.smallest >= self.low * self.margin_low * (1 - 1e-9):
+            allowed = f"at least {self.low * self.margin_low:.6g}"
+            yield Violation(n.name, n.op, n.site, f"smallest {name}", self.smallest, allowed)
+        if self.high is not None and not self.largest <= self.high / self.margin_high * (1 + 1e-9):
+            allowed = f"at most {self.high / self.margin_high:.6g}"
+            yield Violation(n.name, n.op, n.site, f"largest {name}", self.largest, allowed)
+
+
+def examine(
+    program: Program, ranges: Ranges, fraction_bits: int, margin_bits: float, protocol: str
+) -> tuple[Report, list[Quantity]]:
+    """The report of a check, and all that was checked."""
     missing = [
         n.name
         for n in program.nodes
@@ -102,19 +151,26 @@ def check(
     if missing:
         raise ValueError(f"calibrated for another program: nothing was seen of {', '.join(missing[:5])}")
     placement = place(program, fraction_bits)
-    violations, headroom = [], float(VALUE_BITS)
+    bounds, sure = with_bounds(program, fraction_bits).by_name, proven(program)
+    found: list[Quantity] = []
+    headroom = float(VALUE_BITS)
     for node in program.nodes:
         if node.level != "secret" or node.name not in ranges.nodes:
             continue
-        for quantity, value, bits in _ring_values(node, ranges, placement):
-            left = VALUE_BITS - bits - _log2(value)
-            headroom = min(headroom, left)
-            if left <= margin_bits:
-                allowed = f"below 2^{VALUE_BITS - bits - margin_bits:g} with {bits} fraction bits"
-                violations.append(Violation(node.name, node.op, node.site, quantity, value, allowed))
-        violations += _argument_violations(node, ranges, fraction_bits, margin_bits)
+        bound = bounds[node.name].bound
+        assert bound is not None
+        settled = node.bound == bound or sure.get(node.name, inf) <= bound
+        for name, value, bits in _ring_values(node, ranges, placement):
+            limit = VALUE_BITS - bits
+            headroom = min(headroom, limit - _log2(value))
+            own = name == MAGNITUDE
+            margin = 1.0 if own and settled else 2.0**margin_bits
+            high = 2.0 ** (min(limit, bound) if own else limit)
+            found.append(Quantity(node, name, 0.0, value, None, high, 1.0, margin, bits))
+        found += _arguments(node, ranges, fraction_bits, margin_bits)
+    violations = [v for q in found for v in q.violations()]
     elements, failures = _truncations(ranges, placement, margin_bits, protocol)
-    return Report(
+    report = Report(
         protocol,
         fraction_bits,
         margin_bits,
@@ -124,25 +180,29 @@ def check(
         elements,
         failures,
     )
+    return report, found
+
+
+MAGNITUDE = "magnitude"
+"""Of a node's own value."""
 
 
 def _log2(value: float) -> float:
-    return log2(value) if value > 0 else -float("inf")
+    return log2(value) if value > 0 else -inf if value <= 0 else inf
 
 
 def _ring_values(node: Node, ranges: Ranges, placement: Placement) -> Iterator[tuple[str, float, int]]:
     """What of a node the ring has to hold: quantity, magnitude, fraction bits."""
     seen, bits = ranges.nodes[node.name], placement.fraction_bits.get(node.name, 0)
-    yield "magnitude", seen.largest, bits
+    yield MAGNITUDE, seen.largest, bits
     limited = STATED[node.op].limits(node, 16) if node.op in STATED else {}
     for name, extent in seen.quantities.items():
         if name not in limited:
             yield name, extent.largest, max(bits, placement.widest.get(node.name, 0))
 
 
-def _argument_violations(
-    node: Node, ranges: Ranges, fraction_bits: int, margin_bits: float
-) -> Iterator[Violation]:
+def _arguments(node: Node, ranges: Ranges, fraction_bits: int, margin_bits: float) -> Iterator[Quantity]:
+    """What a node's function states a range for."""
     if node.op not in STATED:
         return
     stated, seen = STATED[node.op], ranges.nodes[node.name]
@@ -152,12 +212,7 @@ def _argument_violations(
             1.0 if stated.defaults is not None and limit != default else 2.0**margin_bits
             for limit, default in zip((low, high), stated.defaults or (None, None), strict=True)
         )
-        if low is not None and extent.smallest < low * least * (1 - 1e-9):
-            allowed = f"at least {low * least:.6g}"
-            yield Violation(node.name, node.op, node.site, f"smallest {name}", extent.smallest, allowed)
-        if high is not None and extent.largest > high / most * (1 + 1e-9):
-            allowed = f"at most {high / most:.6g}"
-            yield Violation(node.name, node.op, node.site, f"largest {name}", extent.largest, allowed)
+        yield Quantity(node, name, extent.smallest, extent.largest, low, high, least, most)
 
 
 def _truncations(

@@ -34,7 +34,7 @@ class Truncation:
 
 @dataclass
 class Placement:
-    """`fraction_bits` of each secret node's value; `widest`: most fraction bits of what a node truncates or compares."""
+    """`fraction_bits` of each secret node's value, as its rule makes it; `widest`: the most of what a node truncates or compares."""
 
     fraction_bits: dict[str, int] = field(default_factory=dict)
     widest: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -73,7 +73,8 @@ class _Placing(Engine):
 
     def note(self, p: _Watched, name: str, value: Any) -> None:
         if isinstance(value, Secret):
-            p.placement.fraction_bits[name] = value.fraction_bits
+            held = p.placement.fraction_bits.get(name, value.fraction_bits)
+            p.placement.fraction_bits[name] = max(held, value.fraction_bits)
             p.origins.setdefault(id(value), name)
             self.held.append(value)  # an id is only good while its object lives
 
@@ -82,6 +83,11 @@ class _Placing(Engine):
         result = await super()._node(p.at(node.name), node, *rest)
         self.note(p, node.name, result)
         return result
+
+    async def _settled(self, p: Protocol, node: Node, result: Any) -> Any:
+        assert isinstance(p, _Watched)
+        self.note(p, node.name, result)
+        return await super()._settled(p, node, result)
 
 
 def place(program: Program, fraction_bits: int) -> Placement:

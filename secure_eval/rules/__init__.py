@@ -2,6 +2,5 @@
 
 from secure_eval.rules import activations, arithmetic, comparisons, nonlinear, powers, shapes, windows  # noqa: F401 (they register rules)
 from secure_eval.rules.registry import RULES
-from secure_eval.rules.scaling import MAX_PRODUCT_BITS
 
-__all__ = ["MAX_PRODUCT_BITS", "RULES"]
+__all__ = ["RULES"]

@@ -17,19 +17,19 @@ from secure_eval.scheduler import start
 @rule
 async def add(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
     if not isinstance(x, Secret):
-        return await plus_clear(p, y, x)
+        return await plus_clear(p, y, x, node)
     if not isinstance(y, Secret):
-        return await plus_clear(p, x, y)
-    return p.add(*await sum_operands(p, x, y))
+        return await plus_clear(p, x, y, node)
+    return p.add(*await sum_operands(p, x, y, node))
 
 
 @rule
 async def sub(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
     if not isinstance(x, Secret):
-        return await plus_clear(p, p.scale(y, -1), x)
+        return await plus_clear(p, p.scale(y, -1), x, node)
     if not isinstance(y, Secret):
-        return await plus_clear(p, x, -y)
-    return p.sub(*await sum_operands(p, x, y))
+        return await plus_clear(p, x, -y, node)
+    return p.sub(*await sum_operands(p, x, y, node))
 
 
 @rule
@@ -43,8 +43,8 @@ async def mul(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
         x, y = y, x
     if not isinstance(y, Secret):
         integral = isinstance(y, Tensor) and not y.is_floating_point()
-        return await times_clear(p, x, y, integral)
-    return await p.bilinear(MUL, *await fit(p, x, y))
+        return await times_clear(p, x, y, integral, node)
+    return await p.bilinear(MUL, *await fit(p, x, y, node))
 
 
 @rule
@@ -64,9 +64,9 @@ async def _power(p: Protocol, node: Node, x: Secret, n: int) -> Secret:
     return x
 
 
-async def product(p: Protocol, op: Bilinear, x: Any, y: Any) -> Secret:
+async def product(p: Protocol, op: Bilinear, x: Any, y: Any, node: Node) -> Secret:
     if isinstance(x, Secret) and isinstance(y, Secret):
-        return await p.bilinear(op, *await fit(p, x, y))
+        return await p.bilinear(op, *await fit(p, x, y, node))
     if isinstance(x, Secret):
         x = await p.rescale(x)
         clear = ring.encode(y, p.fraction_bits)
@@ -78,13 +78,18 @@ async def product(p: Protocol, op: Bilinear, x: Any, y: Any) -> Secret:
 
 @rule
 async def _matmul(p: Protocol, node: Node, x: Any, y: Any) -> Secret:
-    return await product(p, MATMUL, x, y)
+    return await product(p, MATMUL, x, y, node)
 
 
 @rule
 async def _linear(p: Protocol, node: Node, x: Secret, weight: Any, bias: Any) -> Secret:
     x = await p.rescale(x)
-    result = await product(p, LINEAR, x, weight)
+    return await plus_bias(p, node, await product(p, LINEAR, x, weight, node), bias)
+
+
+async def plus_bias(p: Protocol, node: Node, result: Secret, bias: Any) -> Secret:
     if bias is None:
         return result
-    return p.add(result, bias) if isinstance(bias, Secret) else await plus_clear(p, result, bias)
+    if isinstance(bias, Secret):
+        return p.add(*await sum_operands(p, result, bias, node))
+    return await plus_clear(p, result, bias, node)

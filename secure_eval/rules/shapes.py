@@ -11,6 +11,7 @@ from secure_eval import ring
 from secure_eval.program import Node
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.rules.registry import rule
+from secure_eval.rules.scaling import fitted, room
 from secure_eval.scheduler import gather
 
 
@@ -18,6 +19,8 @@ from secure_eval.scheduler import gather
 async def _view(p: Protocol, node: Node, target: str, x: Secret, *rest: Any) -> Secret:
     _, name, overload = target.split(".")
     function = getattr(getattr(torch.ops.aten, name), overload)
+    if name in ("sum", "cumsum"):
+        x = await fitted(p, x, room(p, node))
     return x.map(lambda s: function(s, *rest))
 
 
