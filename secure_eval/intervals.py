@@ -126,7 +126,7 @@ class Intervals:
             low, high = ANY
         if self.slack and not _exact(node):
             low, high = low - self.slack * max(1.0, abs(low)), high + self.slack * max(1.0, abs(high))
-        most = self.limit(node)
+        most = min(self.limit(node), FUNCTION_LIMIT if self.stated and node.op in CUBICS else inf)
         return max(low, -most), min(high, most)
 
 
@@ -268,8 +268,7 @@ def _gated(least: float, above: float = 0.0) -> Callable[[Intervals, Node], Inte
     """Between `least` and the argument, or zero, whichever is more; `above` it at most."""
 
     def rule(k: Intervals, node: Node) -> Interval:
-        high = max(0.0, k.look(node.args[0])[1]) + above
-        return least, min(high, FUNCTION_LIMIT) if k.stated else high
+        return least, max(0.0, k.look(node.args[0])[1]) + above
 
     return rule
 

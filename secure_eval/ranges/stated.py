@@ -82,10 +82,6 @@ def _row_limits(node: Node, fraction_bits: int) -> Mapping[str, Limits]:
     }
 
 
-def _difference(x: Any, y: Any) -> Mapping[str, Tensor]:
-    return {"difference of the operands": (MEANINGS["sub"](x, y)).abs()}
-
-
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Mapping[str, Tensor]:
     return {"product without the bias": MEANINGS["linear"](x, weight, None).abs()}
 
@@ -139,7 +135,6 @@ STATED: dict[str, Stated] = {
     ),
     "layer_norm": Stated(_rows, _row_limits),
     "rms_norm": Stated(_squares, _square_limits),
-    "less": Stated(_difference),
     "linear": Stated(_product),
 }
 """Operation -> what it states."""
