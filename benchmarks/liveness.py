@@ -86,8 +86,8 @@ def case(row: Row) -> Row:
         return started[-1]
 
     def whole() -> None:
-        secure = SecureModel(program, cls, start, plan, 16)
         try:
+            secure = SecureModel(program, cls, start, plan, 16)
             if row.phase == "offline":
                 send()
             secure.offline()
@@ -100,22 +100,13 @@ def case(row: Row) -> Row:
             pids = [child.process.pid for child in started[-1]._children.values()]
             row.processes_left = sum(map(exists, pids)) if not row.outcome else 0
             row.seconds = None if row.outcome else round(ended - sent[-1], 2)
-            secure_close(started)
+            started[-1].close()
 
-    _outcome(row, whole)
-    return row
-
-
-def secure_close(started: list[Processes]) -> None:
-    for launcher in started:
-        launcher.close()
-
-
-def _outcome(row: Row, run: Callable[[], None]) -> None:
     try:
-        run()
+        whole()
     except RuntimeError as error:
         row.outcome = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return row
 
 
 def caller(protocol: str, how: str, timeout: float) -> Row:
@@ -147,9 +138,7 @@ def caller(protocol: str, how: str, timeout: float) -> Row:
 
 
 def as_caller(protocol: str, timeout: float) -> None:
-    with secure_eval.compile(
-        model(), INPUTS, protocol, "processes", network=SLOW, timeout=timeout
-    ) as secure:
+    with secure_eval.compile(model(), INPUTS, protocol, "processes", network=SLOW, timeout=timeout) as secure:
         secure.offline()
         launcher = secure._launcher
         assert isinstance(launcher, Processes)
