@@ -16,7 +16,6 @@ from secure_eval.child import Child
 from secure_eval.processes import Processes
 from secure_eval.program import Node
 from secure_eval.ring import EncodingError
-from secure_eval.transport import TransportError
 
 
 class Small(nn.Module):
@@ -103,7 +102,7 @@ def test_roles_that_were_given_different_programs_share_nothing(model: nn.Module
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Child, "ask", changed)
             with pytest.raises(
-                TransportError, match="is about to compute with another program; nothing was shared"
+                RuntimeError, match="is about to compute with another program; nothing was shared"
             ):
                 launcher.setup(secure.program, secure._plan)
         assert {role: t.ledger.counts.bytes for role, t in launcher._transports.items()} == sent
