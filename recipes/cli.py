@@ -151,6 +151,12 @@ def verify_command(
         int | None,
         typer.Option("--emulated-samples", min=1, help="Test examples to answer over each emulated network."),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", min=0.001, help="Seconds without progress of a role after which a query is given up."
+        ),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Run a model under MPC on test examples and hold it against its plaintext answers and its predicted
@@ -163,7 +169,15 @@ def verify_command(
     from recipes import verification
 
     found = verification.verify(
-        model, recipe, samples, protocol, parties, emulate or [], emulated_samples, _reporter(json_output)
+        model,
+        recipe,
+        samples,
+        protocol,
+        parties,
+        emulate or [],
+        emulated_samples,
+        _reporter(json_output),
+        timeout,
     )
     if json_output:
         typer.echo(json.dumps(found, indent=2))

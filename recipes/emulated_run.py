@@ -28,6 +28,7 @@ def emulated_run(
     secure: Secure,
     samples: int,
     parties: str,
+    timeout: float,
     log: Path,
     progress: Callback,
 ) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def emulated_run(
         queries,
         log,
         parties=parties,
+        timeout=timeout,
         progress=progress,
         network=profile.link(),
         where=f" on an emulated {profile.name.upper()}",

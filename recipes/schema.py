@@ -301,6 +301,15 @@ class Verify(Strict):
             "answers queries over them, timed against the predicted seconds"
         ),
     )
+    timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description=(
+            "seconds without progress of a role after which a query is given up, with an error that names role and phase; a role that "
+            "computes makes progress"
+        ),
+    )
     emulated_samples: int = Field(
         default=3, ge=1, description="test examples that are answered over each network of `emulate`"
     )

@@ -28,6 +28,7 @@ def secure_run(
     secure: Secure,
     samples: int,
     parties: str,
+    timeout: float,
     folder: Path,
     progress: Callback,
     predicted: dict[str, Any] | None = None,
@@ -59,7 +60,7 @@ def secure_run(
             predicted = predicted_figures(
                 cost_models.predict(program, queries.inputs[0], protocol=secure.protocol), secure
             )
-        done = answer(program, queries, log, parties=parties, progress=progress)
+        done = answer(program, queries, log, parties=parties, timeout=timeout, progress=progress)
     answers = torch.tensor([row for entry in done for row in entry["logits"]])
     labels = distill.labels_of(tokens)[: queries.count]
     counted = [counts_of(entry) for entry in done]
@@ -122,6 +123,7 @@ def answer(
     log: Path,
     *,
     parties: str,
+    timeout: float,
     progress: Callback,
     network: secure_eval.Link | None = None,
     where: str = "",
@@ -130,6 +132,7 @@ def answer(
     """Answer under MPC those queries that `log` does not have yet, each written there when it is done;
     returns the log's entries, one a query: the phases' figures, "by_role" and "logits".
 
+    timeout: seconds without progress after which a query is given up (see secure_eval.compile).
     network: links to emulate; where: how the progress names them; warm_up: answer one query beforehand that is
     not written down, because the first one of a process loads and compiles what all later ones find ready.
     """
@@ -142,7 +145,7 @@ def answer(
     progress(len(done), len(queries), f"setting up {protocol}{where}")
     with (
         secure_eval.compile(
-            program, queries.inputs[0], protocol=protocol, parties=parties, network=network
+            program, queries.inputs[0], protocol=protocol, parties=parties, network=network, timeout=timeout
         ) as engine,
         open(log, "a", encoding="utf-8") as file,
     ):

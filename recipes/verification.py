@@ -31,6 +31,7 @@ def verify(
     emulate: Sequence[str],
     emulated_samples: int | None,
     reporter: Reporter,
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """In the words of `sordino verify --json`. What is None comes from the recipe, and the recipe from beside
     the model. emulate: network profiles over which queries are timed as well; the recipe's own list is not
@@ -76,6 +77,7 @@ def verify(
     if networks and emulated > len(tokens):
         raise RecipeError(f"--emulated-samples {emulated}: the test split has only {len(tokens)} examples")
     chosen = parties or given.verify.parties
+    bound = timeout if timeout is not None else given.verify.timeout_s
     with tempfile.TemporaryDirectory() as folder, reporter.step(f"verify {model}") as progress:
         found = secure_run(
             loaded,
@@ -84,6 +86,7 @@ def verify(
             secure=given.secure,
             samples=wanted,
             parties=chosen,
+            timeout=bound,
             folder=Path(folder),
             progress=progress,
         )
@@ -97,6 +100,7 @@ def verify(
                 secure=given.secure,
                 samples=emulated,
                 parties=chosen,
+                timeout=bound,
                 log=Path(folder) / "queries.jsonl",
                 progress=progress,
             )

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from secure_eval.kernels import meta
 from secure_eval.measurement import Ledger
-from secure_eval.randomness import MetaStream, Stream
+from secure_eval.randomness import INDICES_PER_QUERY, MetaStream, Stream
 from secure_eval.transport import TensorSpec
 
 Fields = dict[str, Tensor]
 _FIELDS_PER_CORRELATION = 64
-_CORRELATIONS_PER_QUERY = 1 << 32
+_CORRELATIONS_PER_QUERY = INDICES_PER_QUERY // _FIELDS_PER_CORRELATION
 
 
 class CorrelationReuse(RuntimeError):
@@ -93,7 +93,7 @@ def stream_index(query: int, number: int, field: int) -> int:
     """Index in a stream of one field of one correlation of one query: distinct for each."""
     if not (0 <= number < _CORRELATIONS_PER_QUERY and 0 <= field < _FIELDS_PER_CORRELATION):
         raise ValueError(f"correlation {number}, field {field} is out of range")
-    return (query * _CORRELATIONS_PER_QUERY + number) * _FIELDS_PER_CORRELATION + field
+    return query * INDICES_PER_QUERY + number * _FIELDS_PER_CORRELATION + field
 
 
 def expand(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secure_eval.transport import Incoming, Outgoing, TensorSpec, Transport, TransportError
+from secure_eval.transport import Incoming, Outgoing, Progress, TensorSpec, Transport, TransportError
 
 _STAMP = TensorSpec((1,), torch.float64)
 _SPIN_S = 150e-6
@@ -103,6 +103,12 @@ class Emulated(Transport):
             due = max(due, direction.arrival(sent_at, sum(spec.nbytes for spec in receives[peer])))
         self._clock.wait_until(due)
         return {peer: tensors[1:] for peer, tensors in arrived.items()}
+
+    def progress(self) -> Progress:
+        return self._inner.progress()
+
+    def abort(self) -> None:
+        self._inner.abort()
 
     def close(self) -> None:
         self._inner.close()

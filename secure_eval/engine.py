@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
+from secure_eval.clear_operations import UNFILLED, operation
 from secure_eval.magnitudes import with_bounds
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.rules import RULES
 from secure_eval.rules.scaling import fitted, least_bits, room
 from secure_eval.scheduler import Task, gather, start
+from secure_eval.spec import InvalidProgram
 
 MULTIPLIED = {
     "mul": (0, 1),
@@ -37,7 +39,7 @@ WHOLE = ("less", "equal", "one_hot")
 def evaluate_clear(
     node: Node, environment: Mapping[str, Any], constants: Mapping[str, Tensor], device: torch.device
 ) -> Any:
-    """A clear operation in torch, from operands in `environment`."""
+    """A clear operation in torch, from operands in `environment`. Raises ForbiddenOperation for one that a program may not name."""
     if node.op == "constant":
         value = constants[node.name]
         return value.to(device) if device.type != "meta" else torch.empty_like(value, device=device)
@@ -47,14 +49,13 @@ def evaluate_clear(
     if node.op == "aten::aten.one_hot.default":
         rows = torch.arange(args[1], device=device)
         return (args[0].unsqueeze(-1) == rows).to(torch.int64)
-    namespace, name, overload = node.op.removeprefix("aten::").split(".")
-    if namespace != "aten":
-        raise ValueError(f"{node.op} is not a torch operation")
+    target = node.op.removeprefix("aten::")
+    function = operation(target)
     kwargs = {k: substitute(v, lambda r: environment[r.name]) for k, v in node.kwargs}
-    function = getattr(getattr(torch.ops.aten, name), overload)
-    if any(a.name == "device" for a in function._schema.arguments):
+    if any(a.name == "device" for a in function._schema.arguments):  # type: ignore[attr-defined]
         kwargs["device"] = device
-    return function(*args, **kwargs)
+    result = function(*args, **kwargs)
+    return result.zero_() if target.split(".")[1] in UNFILLED else result
 
 
 def multiplied_weights(program: Program) -> list[str]:
@@ -157,6 +158,8 @@ class Engine:
             await gather(*(self._truncate_early(p, node, i, tasks) for i in (0, 1)))
         args = [await self._value(a, clear, inputs, tasks) for a in node.args]
         result = await self._settled(p, node, await RULES[node.op](p, node, *args))
+        if isinstance(result, Secret) and tuple(result.shape) != node.shape:
+            raise InvalidProgram(f"{node!r} has the shape {tuple(result.shape)}")
         for name in dict.fromkeys(node.references()):
             uses[name] -= 1
             if not uses[name] and name in tasks:

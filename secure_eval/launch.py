@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,31 +16,59 @@ from secure_eval.emulation import Link, over
 from secure_eval.measurement import Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Client, Dealer, Owner, Party, Plan, party_names, role_names
+from secure_eval.roles import (
+    Client,
+    Dealer,
+    Inputs,
+    Owner,
+    Party,
+    Plan,
+    Prepared,
+    Role,
+    party_names,
+    role_names,
+)
 from secure_eval.transport import Hub, InProcess
+from secure_eval.watch import TIMEOUT_S, Sign, root_cause, wait_for
+
+
+class LauncherClosed(RuntimeError):
+    """The roles were ended, in the middle of a phase or before it."""
 
 
 class Launcher(ABC):
-    """Starts the phases in all roles together and waits for them."""
+    """Starts the phases in all roles together and waits for them. A phase that fails ends all roles: nothing of it can be used again."""
 
     @abstractmethod
-    def setup(self, program: Program, plan: Plan) -> None: ...
+    def setup(self, program: Program, plan: Plan) -> None:
+        """All roles agree on the program; then the weights are shared."""
 
     @abstractmethod
-    def offline(self) -> None: ...
+    def offline(self) -> None:
+        """Correlated randomness for one more query."""
 
     @abstractmethod
-    def online(self, inputs: Mapping[str, Tensor]) -> list[Any]: ...
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Prepared:
+        """What the client makes of a query's inputs by itself. Raises for inputs that cannot be shared; nothing is spent or sent."""
 
     @abstractmethod
-    def measurement(self, program: Program) -> Measurement: ...
+    def online(self, inputs: Inputs) -> list[Any]:
+        """One query."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def measurement(self, program: Program) -> Measurement:
+        """Counts of the phases that were run last."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends all roles, also while another thread runs a phase: that raises LauncherClosed there. Safe to call twice."""
 
 
 class Threads(Launcher):
-    """All roles in this process: for tests and simulations. Nothing is encrypted, and one process sees everything."""
+    """All roles in this process: for tests and simulations. Nothing is encrypted, and one process sees everything.
+
+    `timeout`: seconds in which no message moves while all roles wait for one. A thread that computes cannot be told from one that hangs.
+    """
 
     def __init__(
         self,
@@ -47,8 +76,10 @@ class Threads(Launcher):
         fraction_bits: int,
         device: torch.device | str = "cpu",
         network: Link | None = None,
+        timeout: float = TIMEOUT_S,
     ):
-        self._hub = Hub()
+        self._timeout = timeout
+        self._hub = Hub(timeout=None)
         transports = {
             name: over(network, InProcess(name, self._hub, device)) for name in role_names(protocol)
         }
@@ -57,9 +88,19 @@ class Threads(Launcher):
         self._owner = Owner(protocol, transports["owner"], fraction_bits)
         self._parties = [Party(protocol, transports[n], fraction_bits) for n in party_names(protocol)]
         self._dealer = Dealer(protocol, transports["dealer"], fraction_bits) if protocol.has_dealer else None
+        self._life = itertools.count()
+        self._closed = False
         self._pool = ThreadPoolExecutor(len(transports), thread_name_prefix="sordino")
 
-    def _together(self, *calls: Callable[[], Any]) -> list[Any]:
+    @property
+    def _roles(self) -> list[Role]:
+        return [self._client, self._owner, *self._parties, *([self._dealer] if self._dealer else [])]
+
+    def _together(self, phase: str, calls: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        """Runs the roles' calls side by side; raises what tells most of the failures."""
+        if self._closed:
+            raise LauncherClosed("the roles have ended")
+
         def guarded(call: Callable[[], Any]) -> Any:
             with torch.inference_mode():
                 try:
@@ -68,33 +109,55 @@ class Threads(Launcher):
                     self._hub.abort()
                     raise
 
-        futures = [self._pool.submit(guarded, call) for call in calls]
-        done, _ = wait(futures)
-        errors = [e for f in futures if (e := f.exception()) is not None]
-        if errors:
-            from secure_eval.transport import TransportError
+        futures = {name: self._pool.submit(guarded, call) for name, call in calls.items()}
+        looks = {name: lambda name=name: self._look(name) for name in calls}  # type: ignore[misc]
+        try:
+            wait_for(futures, looks, phase, self._timeout)
+        finally:
+            closed = self._closed
+            if any(not f.done() or f.exception() is not None for f in futures.values()):
+                self._closed = True
+                self._hub.abort()
+                wait(futures.values())  # a thread cannot be ended: it ends by itself at its next message
+        error = root_cause(futures)
+        if error is not None and closed:
+            raise LauncherClosed(f"closed during the {phase} phase") from error
+        if error is not None:
+            raise error
+        return {name: future.result() for name, future in futures.items()}
 
-            raise next((e for e in errors if not isinstance(e, TransportError)), errors[0])
-        return [f.result() for f in futures]
+    def _look(self, role: str) -> Sign:
+        return Sign(next(self._life), self._transports[role].progress())
 
     def setup(self, program: Program, plan: Plan) -> None:
-        calls: list[Callable[[], Any]] = [
-            lambda: self._owner.setup(program),
-            lambda: self._client.setup(program),
-        ]
-        calls += [lambda q=q: q.setup(program, plan) for q in self._parties]  # type: ignore[misc]
+        self._together(
+            "set-up",
+            {role.transport.role: lambda r=role: r.agree(program) for role in self._roles},  # type: ignore[misc]
+        )
+        calls: dict[str, Callable[[], Any]] = {
+            "owner": lambda: self._owner.setup(program),
+            "client": lambda: self._client.setup(program),
+        }
+        calls |= {q.transport.role: lambda q=q: q.setup(program, plan) for q in self._parties}  # type: ignore[misc]
         if self._dealer:
             dealer = self._dealer
-            calls.append(lambda: dealer.setup(plan))
-        self._together(*calls)
+            calls["dealer"] = lambda: dealer.setup(plan)
+        self._together("set-up", calls)
 
     def offline(self) -> None:
-        self._together(*(q.offline for q in self._parties), *([self._dealer.offline] if self._dealer else []))
+        calls = {q.transport.role: q.offline for q in self._parties}
+        if self._dealer:
+            calls["dealer"] = self._dealer.offline
+        self._together("offline", calls)
 
-    def online(self, inputs: Mapping[str, Tensor]) -> list[Any]:
-        outputs: list[Any] = self._together(
-            lambda: self._client.online(inputs), *(q.online for q in self._parties)
-        )[0]
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Prepared:
+        with torch.inference_mode():
+            return self._client.prepare(inputs)
+
+    def online(self, inputs: Inputs) -> list[Any]:
+        calls: dict[str, Callable[[], Any]] = {q.transport.role: q.online for q in self._parties}
+        calls["client"] = lambda: self._client.online(inputs)
+        outputs: list[Any] = self._together("online", calls)["client"]
         return outputs
 
     def measurement(self, program: Program) -> Measurement:
@@ -103,4 +166,6 @@ class Threads(Launcher):
         return result
 
     def close(self) -> None:
+        self._closed = True
+        self._hub.abort()
         self._pool.shutdown()

@@ -2,19 +2,21 @@
 
 A computation has a certificate authority of its own, made for it and thrown away with it; each role's certificate carries the role's
 name. A role connects to the roles behind it in the list of links and accepts the ones before it; a peer whose certificate is not
-from this authority, or names another role than expected, is refused.
+from this authority is turned away without hindering the right one; one that names another role than expected ends the set-up.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
+import selectors
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -106,7 +108,7 @@ def _context(credentials: Credentials, server: bool) -> ssl.SSLContext:
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     """A listening socket; port 0 lets the system choose."""
-    return socket.create_server((host, port), backlog=16)
+    return socket.create_server((host, port), backlog=128)
 
 
 def connect_all(
@@ -116,42 +118,152 @@ def connect_all(
     addresses: Mapping[str, tuple[str, int]],
     credentials: Credentials,
     timeout: float = 60.0,
-) -> dict[str, socket.socket]:
-    """All links of `role`: it connects where it stands first in a pair and accepts where it stands second.
+) -> dict[str, ssl.SSLSocket]:
+    """Makes this role's links: connects where it is the first of a pair, accepts where it is the second.
 
-    Raises TransportError when a peer does not come within `timeout` seconds, or is not who it should be.
+    Whoever connects without a certificate of this computation's authority (junk, silence, a stranger's TLS) is turned away and hinders
+    nobody: handshakes go on side by side, each for a bounded time.
+
+    Returns connected TLS sockets by peer. Raises TransportError, naming who is missing, when the links do not stand after `timeout`
+    seconds, when a server is not the role that it should be, and when a certificate of the authority names a role that is not expected.
     """
-    targets = [b for a, b in links if a == role]
     expected = {a for a, b in links if b == role}
-    sockets: dict[str, socket.socket] = {}
+    targets = [b for a, b in links if a == role]
+    until = time.monotonic() + timeout
+    sockets: dict[str, ssl.SSLSocket] = {}
+    reception = _Reception(role, listener, expected, credentials) if expected else None
     try:
         for peer in targets:
-            raw = socket.create_connection(addresses[peer], timeout=timeout)
+            raw = socket.create_connection(addresses[peer], timeout=_left(until))
+            raw.settimeout(_left(until))
             sockets[peer] = _wrapped(raw, _context(credentials, server=False), server_hostname=peer)
-        server = _context(credentials, server=True)
-        listener.settimeout(timeout)
-        while expected - set(sockets):
-            raw, _ = listener.accept()
-            raw.settimeout(timeout)
-            wrapped = _wrapped(raw, server, server_side=True)
-            peer = _peer_name(wrapped)
-            if peer not in expected or peer in sockets:
-                wrapped.close()
-                missing = ", ".join(sorted(expected - set(sockets)))
-                raise TransportError(f"{role}: {peer!r} connected; expected one of {missing}")
-            sockets[peer] = wrapped
+        if reception:
+            sockets |= reception.all_by(until)
     except BaseException as error:
-        missing = ", ".join(sorted((expected | set(targets)) - set(sockets)))
+        found = {*sockets, *(reception.accepted if reception else ())}
+        missing = ", ".join(sorted((expected | set(targets)) - found))
         for connected in sockets.values():
             connected.close()
         if isinstance(error, OSError):
             raise TransportError(f"{role}: no link to {missing}: {error}") from error
         raise
+    finally:
+        if reception:
+            reception.close()
+    for connected in sockets.values():
+        connected.settimeout(timeout)
     return sockets
 
 
+def _left(until: float) -> float:
+    """Seconds until then; TimeoutError where there are none."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+_HANDSHAKE_S = 10.0
+"""Seconds that somebody who connected has for the handshake."""
+
+_AT_ONCE = 64
+"""Handshakes under way at once; somebody more ends the oldest, of those first that never said anything."""
+
+
+class _Reception:
+    """Accepts the expected peers on a listening socket, and turns everybody else away."""
+
+    def __init__(self, role: str, listener: socket.socket, expected: set[str], credentials: Credentials):
+        self._role, self._listener, self._expected = role, listener, expected
+        self._context = _context(credentials, server=True)
+        self._selector = selectors.DefaultSelector()
+        self._guests: dict[ssl.SSLSocket, float] = {}
+        self._heard: set[ssl.SSLSocket] = set()
+        self._refused: list[str] = []
+        self.accepted: dict[str, ssl.SSLSocket] = {}
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def all_by(self, until: float) -> dict[str, ssl.SSLSocket]:
+        """The expected peers' sockets. Raises TimeoutError, saying who was turned away, when not all are there in time."""
+        while self._expected - set(self.accepted):
+            now = time.monotonic()
+            for guest in [g for g, deadline in self._guests.items() if deadline <= now]:
+                self._turn_away(guest, f"no handshake for {_HANDSHAKE_S:.0f} s")
+            if now >= until:
+                turned = f"; turned away: {', '.join(self._refused[-3:])}" if self._refused else ""
+                raise TimeoutError(f"timed out{turned}")
+            for key, _ in self._selector.select(min([until, *self._guests.values()]) - now):
+                if key.fileobj is self._listener:
+                    self._admit()
+                else:
+                    self._greet(cast(ssl.SSLSocket, key.fileobj))
+        return self.accepted
+
+    def _admit(self) -> None:
+        """Takes whoever connected last; the handshake is still to come."""
+        try:
+            raw, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        if len(self._guests) >= _AT_ONCE:
+            silent_first = min(self._guests, key=lambda g: (g in self._heard, self._guests[g]))
+            self._turn_away(silent_first, "too many at once")
+        raw.setblocking(False)
+        try:
+            raw.getpeername()
+            guest = _wrapped(raw, self._context, server_side=True, do_handshake_on_connect=False)
+        except (OSError, ValueError) as error:  # gone again
+            raw.close()
+            self._refused.append(str(error))
+            return
+        self._guests[guest] = time.monotonic() + _HANDSHAKE_S
+        self._selector.register(guest, selectors.EVENT_READ)
+
+    def _greet(self, guest: ssl.SSLSocket) -> None:
+        """Goes on with one handshake."""
+        if guest not in self._guests:
+            return
+        self._heard.add(guest)
+        try:
+            guest.do_handshake()
+        except ssl.SSLWantReadError:
+            self._selector.modify(guest, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self._selector.modify(guest, selectors.EVENT_WRITE)
+        except (OSError, ValueError) as error:
+            self._turn_away(guest, str(error))
+        else:
+            self._forget(guest)
+            peer = _peer_name(guest)
+            if peer not in self._expected or peer in self.accepted:
+                guest.close()
+                missing = ", ".join(sorted(self._expected - set(self.accepted)))
+                raise TransportError(f"{self._role}: {peer!r} connected; expected one of {missing}")
+            self.accepted[peer] = guest
+
+    def _forget(self, guest: ssl.SSLSocket) -> None:
+        self._selector.unregister(guest)
+        del self._guests[guest]
+        self._heard.discard(guest)
+
+    def _turn_away(self, guest: ssl.SSLSocket, why: str) -> None:
+        self._forget(guest)
+        guest.close()
+        self._refused.append(why)
+
+    def close(self) -> None:
+        """Ends the handshakes under way, and where not everybody came, the links too."""
+        for guest in self._guests:
+            guest.close()
+        if self._expected - set(self.accepted):
+            for peer in self.accepted.values():
+                peer.close()
+        self._selector.close()
+
+
 def _wrapped(raw: socket.socket, context: ssl.SSLContext, **options: Any) -> ssl.SSLSocket:
-    """The TLS socket over a connected one, which is closed if the handshake fails."""
+    """The TLS socket over a connected one, which is closed if that fails."""
     try:
         return context.wrap_socket(raw, **options)
     except BaseException:

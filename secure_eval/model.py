@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -12,7 +15,7 @@ from secure_eval import protocols
 from secure_eval.capture import PUBLIC_INPUTS, capture
 from secure_eval.counting import count
 from secure_eval.emulation import Link
-from secure_eval.launch import Launcher, Threads
+from secure_eval.launch import Launcher, LauncherClosed, Threads
 from secure_eval.measurement import Measurement
 from secure_eval.processes import Processes
 from secure_eval.program import Program
@@ -31,6 +34,8 @@ from secure_eval.ranges.calibration import Batch
 from secure_eval.ranges.checking import FRACTION_BITS
 from secure_eval.reference import inputs_by_name
 from secure_eval.roles import Plan
+from secure_eval.spec import check as check_program
+from secure_eval.watch import TIMEOUT_S, checked_timeout
 
 PARTIES = ("threads", "processes")
 
@@ -42,31 +47,56 @@ class InputError(ValueError):
     """A query's inputs are not those that the program was captured for."""
 
 
+class ModelClosed(RuntimeError):
+    """The model was closed: before the call, or while it ran."""
+
+
+class RestartWarning(UserWarning):
+    """A query failed, so its roles were ended, and new ones are being set up: set-up is paid for once more."""
+
+
 class SecureModel:
     """A model under secure computation. Call it with the model's inputs; outputs are revealed to the caller only.
 
-    `measurement` is that of set-up and of the last offline and online phase; `ranges` the report of the check against calibration or else
-    the example, where there was one, and `checked` says which. Use as a context manager, or `close()` it: parties are
-    threads or processes that wait for queries.
+    One query runs at a time; calls from several threads wait for their turn. Inputs that cannot be shared are refused before anything is
+    sent or used up. A query that fails later (a role's error, one that ended or stopped) ends all roles, and all randomness that was dealt
+    is thrown away with them: the next call starts new ones, with new keys, sets up again, and says so by a RestartWarning and in
+    `restarts`.
+
+    `measurement` is that of set-up and of the last offline and online phase; `restarts` how many times set-up was run again after a
+    failure, which `measurement` does not add up; `ranges` the report of the check against calibration or else the example, where there was
+    one, and `checked` says which. Use as a context manager, or `close()` it: parties are threads or processes that wait for queries.
     """
 
     def __init__(
         self,
         program: Program,
         protocol: type[Protocol],
-        launcher: Launcher,
+        start: Callable[[], Launcher],
         plan: Plan,
         fraction_bits: int,
         checked: str = UNCHECKED,
     ):
         self.checked = checked
         self.program, self.protocol, self.fraction_bits = program, protocol, fraction_bits
-        self._launcher, self._plan = launcher, plan
+        self._start, self._plan = start, plan
         self.ranges: Report | None = None
+        self.restarts = 0
+        self._turn = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._failed: BaseException | None = None
+        self._launcher = start()
+        self._set_up()
+
+    def _set_up(self) -> None:
         self._ready = 0
-        self._broken = False
-        launcher.setup(program, plan)
-        self.measurement = launcher.measurement(program)
+        try:
+            self._launcher.setup(self.program, self._plan)
+        except BaseException:
+            self._launcher.close()
+            raise
+        self.measurement = self._launcher.measurement(self.program)
 
     @property
     def measurement(self) -> Measurement:
@@ -79,31 +109,72 @@ class SecureModel:
 
     def offline(self, queries: int = 1) -> None:
         """Prepares correlated randomness for `queries` more queries; a call does it itself where none is left."""
-        self._usable()
-        for _ in range(queries):
-            self._launcher.offline()
-            self._ready += 1
-        self.measurement = self._launcher.measurement(self.program)
+        with self._turn:
+            launcher = self._running()
+            for _ in range(queries):
+                self._offline(launcher)
+            self.measurement = launcher.measurement(self.program)
+
+    def _offline(self, launcher: Launcher) -> None:
+        with self._ending_with(launcher):
+            launcher.offline()
+        self._ready += 1
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Runs one query; same output type as the model's, in floating point.
 
-        Raises InputError where inputs are missing, unknown, or of another shape or dtype than the example's.
+        Raises InputError where inputs are missing, unknown, of another shape or dtype than the example's, or outside a table; EncodingError
+        where a value is no number or does not fit: these use nothing up. NoProgress where a role has stopped; TransportError or
+        RuntimeError where one failed; ModelClosed.
         """
         inputs = self._inputs(args, kwargs)
-        if not self._ready:
-            self.offline()
-        self._ready -= 1
-        self._usable()
-        self._broken = True  # until the query has ended: a failed one leaves messages and masks behind
-        outputs = self._launcher.online(inputs)
-        self._broken = False
-        self.measurement = self._launcher.measurement(self.program)
+        with self._turn:
+            launcher = self._running()
+            try:
+                prepared = launcher.prepare(inputs)
+            except IndexError as error:
+                raise InputError(f"an input is outside of its table: {error}") from error
+            if not self._ready:
+                self._offline(launcher)
+            self._ready -= 1
+            with self._ending_with(launcher):
+                outputs = launcher.online(prepared)
+            self.measurement = launcher.measurement(self.program)
         return self.program.restore(outputs) if self.program.restore else outputs
 
-    def _usable(self) -> None:
-        if self._broken:
-            raise RuntimeError("an earlier query failed half-way: compile the model again")
+    def _running(self) -> Launcher:
+        """The roles: new ones where a query failed before. Raises ModelClosed."""
+        if self._closed:
+            raise ModelClosed("the model is closed: compile it again")
+        if self._failed is not None:
+            warnings.warn(
+                f"an earlier query failed ({_first_line(self._failed)}): new roles are set up",
+                RestartWarning,
+                stacklevel=3,
+            )
+            launcher = self._start()
+            with self._closing:
+                self._launcher = launcher
+            if self._closed:
+                launcher.close()
+                raise ModelClosed("the model was closed while new roles were started")
+            with self._ending_with(launcher):
+                self._set_up()
+            self.restarts += 1
+            self._failed = None
+        return self._launcher
+
+    @contextmanager
+    def _ending_with(self, launcher: Launcher) -> Iterator[None]:
+        """What runs inside ends the roles if it fails: messages and masks of a query that stopped half-way are never used again."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed = error
+            launcher.close()
+            if self._closed and isinstance(error, LauncherClosed):
+                raise ModelClosed(f"the model was {error}") from None
+            raise
 
     def _inputs(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.program.inputs
@@ -130,8 +201,11 @@ class SecureModel:
         return count(self.program, self.protocol, self.fraction_bits, self._plan)
 
     def close(self) -> None:
-        """Ends the parties. Safe to call twice."""
-        self._launcher.close()
+        """Ends the parties, also while another thread's query runs: that raises ModelClosed there. Safe to call twice."""
+        self._closed = True
+        with self._closing:
+            launcher = self._launcher
+        launcher.close()
 
     def __enter__(self) -> SecureModel:
         return self
@@ -155,6 +229,7 @@ def compile(
     narrow: float | None = None,
     certificate: Certificate | None = None,
     check: bool = True,
+    timeout: float = TIMEOUT_S,
 ) -> SecureModel:
     """Captures a model, starts the roles of a protocol and shares the weights.
 
@@ -174,10 +249,12 @@ def compile(
         certificate: of the program, where it is a certified one (see ranges.certify): so that measurements name it.
         check: run the float64 reference on the example and refuse values that do not fit, before anything is started. It costs a forward
             pass or two. Where it is not done, every measurement says so.
+        timeout: seconds without progress of a role after which a query, or set-up, is given up with a NoProgress that names the role and
+            the phase. A role that computes makes progress, however long it takes.
 
     Raises:
-        UnsupportedOperations, UnknownProtocol, RangeError (lists every value that does not fit), ValueError (also where weights or
-        example have no values because they are on the meta device: there is nothing to share).
+        UnsupportedOperations, UnknownProtocol, RangeError (lists every value that does not fit), NoProgress, ValueError (also where weights
+        or example have no values because they are on the meta device: there is nothing to share).
     """
     cls = protocols.get(protocol)
     if parties not in PARTIES:
@@ -186,8 +263,9 @@ def compile(
         raise ValueError(f'fraction_bits={fraction_bits!r}; allowed: 8 to 20, and "auto" with calibration')
     if calibration is None and (fraction_bits == "auto" or narrow is not None):
         raise ValueError("fraction_bits='auto' and narrow: each needs calibration")
+    seconds = checked_timeout(timeout)
     if isinstance(model, Program):
-        program = model
+        program = check_program(model)
     elif example_inputs is None:
         raise ValueError("a module needs example_inputs: the shapes of the program are those of the example")
     else:
@@ -216,16 +294,14 @@ def compile(
     if not checked:
         checked.append(NO_EXAMPLE if check else UNCHECKED)
     plan = Plan(program, cls, fraction_bits)
-    launcher: Launcher
-    if parties == "threads":
-        launcher = Threads(cls, fraction_bits, device, network)
-    else:
-        launcher = Processes(cls, fraction_bits, network=network)
-    try:
-        secure = SecureModel(program, cls, launcher, plan, fraction_bits, " and ".join(checked))
-    except BaseException:
-        launcher.close()
-        raise
+    bits = fraction_bits
+
+    def start() -> Launcher:
+        if parties == "threads":
+            return Threads(cls, bits, device, network, seconds)
+        return Processes(cls, bits, network=network, timeout=seconds)
+
+    secure = SecureModel(program, cls, start, plan, bits, " and ".join(checked))
     secure.ranges = report
     return secure
 
@@ -281,6 +357,11 @@ def _example_fits(
     if not report.fits:
         raise RangeError(report)
     return report
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class _Function(nn.Module):

@@ -2,85 +2,36 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from secure_eval import frames
+from secure_eval.child import Child
 from secure_eval.counting import collect
 from secure_eval.emulation import Link, over
-from secure_eval.launch import Launcher
+from secure_eval.launch import Launcher, LauncherClosed
 from secure_eval.links import connect_all, issue, listen
 from secure_eval.measurement import Ledger, Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Client, Owner, Plan, links, role_names
-from secure_eval.transport import Tcp, Transport, TransportError
+from secure_eval.roles import Client, Inputs, Owner, Plan, Prepared, links, role_names
+from secure_eval.transport import Progress, Tcp, Transport
+from secure_eval.watch import TIMEOUT_S, Sign, root_cause, wait_for
 
 _HERE = ("client", "owner")
 
+_LINKS_S = 60.0
+"""Seconds in which all connections have to stand, at least: who is not there by then is named."""
 
-class _Child:
-    """A started process and the frames to and from it."""
-
-    def __init__(self, role: str):
-        self.role = role
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        package_parent = str(Path(__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [package_parent, environment.get("PYTHONPATH")])
-        )
-        self.process = subprocess.Popen(
-            # -P: a folder of the same name where the caller stands is not this package.
-            [sys.executable, "-P", "-m", "secure_eval.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-
-    def ask(
-        self, command: str, tensors: Mapping[str, Tensor] | None = None, **message: Any
-    ) -> dict[str, Any]:
-        """Sends a command and waits for its answer. Raises RuntimeError with the process's own error."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            frames.write(self.process.stdin, {"command": command, **message}, tensors)
-            frame = frames.read(self.process.stdout)
-        except (BrokenPipeError, EOFError):
-            frame = None
-        if frame is None:
-            raise TransportError(f"{self.role} ended during {command} (exit status {self.process.wait()})")
-        answer = frame[0]
-        if "error" in answer:
-            kind = TransportError if answer["error"].startswith("TransportError") else RuntimeError
-            raise kind(
-                f"{self.role} failed during {command}: {answer['error']}\n{answer.get('traceback', '')}"
-            )
-        return answer
-
-    def end(self) -> None:
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            try:
-                self.process.stdin.close()
-            except BrokenPipeError:
-                pass
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+_ANSWERS_S = 5.0
+"""Seconds in which threads of this process notice that their peers are gone."""
 
 
 class Processes(Launcher):
@@ -89,19 +40,32 @@ class Processes(Launcher):
     Args:
         threads: compute threads of each process.
         network: what the links are emulated as; None leaves them as they are.
+        timeout: seconds without progress of a role (see watch.py) after which a phase is given up and all processes are killed.
+
+    Raises NoProgress, from here and from every phase, with the roles and the phase.
     """
 
     def __init__(
-        self, protocol: type[Protocol], fraction_bits: int, threads: int = 1, network: Link | None = None
+        self,
+        protocol: type[Protocol],
+        fraction_bits: int,
+        threads: int = 1,
+        network: Link | None = None,
+        timeout: float = TIMEOUT_S,
     ):
         self._protocol = protocol
         self._network = network
-        self._children: dict[str, _Child] = {}
+        self._timeout = timeout
+        self._children: dict[str, Child] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._transports: dict[str, Transport] = {}
+        self._life = itertools.count()
+        self._phase = ""
+        self._closed = False
+        self._ending = threading.Lock()
         names = role_names(protocol)
+        # Its threads start the processes, and live until these have ended (see Child).
         self._pool = ThreadPoolExecutor(len(names), thread_name_prefix="sordino")
-        self._lock = threading.Lock()
         try:
             self._start(names, protocol, fraction_bits, threads)
         except BaseException:
@@ -111,88 +75,120 @@ class Processes(Launcher):
     def _start(self, names: list[str], protocol: type[Protocol], fraction_bits: int, threads: int) -> None:
         credentials = issue(names)
         listeners = {name: listen() for name in _HERE}
-        self._children = {name: _Child(name) for name in names if name not in _HERE}
+        for name in names:
+            if name not in _HERE:
+                self._children[name] = self._pool.submit(Child, name).result()
         settings = {
             "protocol": protocol.name,
             "fraction_bits": fraction_bits,
             "threads": threads,
             "network": None if self._network is None else asdict(self._network),
+            "timeout": self._timeout,
         }
         answers = self._together(
+            "start-up",
             {
                 name: lambda c=c, name=name: c.ask(
-                    "start", role=name, credentials=asdict(credentials[name]), **settings
+                    "start", "start-up", role=name, credentials=asdict(credentials[name]), **settings
                 )  # type: ignore[misc]
                 for name, c in self._children.items()
-            }
+            },
         )
         addresses = {name: tuple(answer["address"]) for name, answer in answers.items()}
         addresses |= {name: listener.getsockname()[:2] for name, listener in listeners.items()}
         pairs = [pair for pair in links(protocol) if pair != ("owner", "client")]
-        calls: dict[str, Callable[[], Any]] = {
-            name: lambda c=c: c.ask("connect", addresses=addresses)  # type: ignore[misc]
-            for name, c in self._children.items()
-        }
+        within = max(2 * self._timeout, _LINKS_S)
+        calls = self._asking("connect", "set-up", addresses=addresses, within=within)
         for name in _HERE:
             mine = [pair for pair in pairs if name in pair]
             calls[name] = lambda name=name, mine=mine: connect_all(
-                name, listeners[name], mine, addresses, credentials[name]
+                name, listeners[name], mine, addresses, credentials[name], within
             )  # type: ignore[misc]
-        sockets = self._together(calls)
-        for listener in listeners.values():
-            listener.close()
+        try:
+            sockets = self._together("set-up", calls)
+        finally:
+            for listener in listeners.values():
+                listener.close()
         # Owner and client are one process here: what they tell each other does not leave it.
         ends = dict(zip(_HERE, socket.socketpair(), strict=True))
         for name, other in (("client", "owner"), ("owner", "client")):
-            self._transports[name] = over(self._network, Tcp(name, {**sockets[name], other: ends[name]}))
+            mine_and_other = {**sockets[name], other: ends[name]}
+            self._transports[name] = over(self._network, Tcp(name, mine_and_other, timeout=None))
         self._client = Client(protocol, self._transports["client"], fraction_bits)
         self._owner = Owner(protocol, self._transports["owner"], fraction_bits)
 
-    def _together(self, calls: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-        """Runs the calls side by side; raises the first failure that is not merely another role's broken link."""
+    def _asking(self, command: str, phase: str, *of: str, **message: Any) -> dict[str, Callable[[], Any]]:
+        """Calls that give a command to the processes named, all of them by default."""
+        return {
+            name: lambda c=c: c.ask(command, phase, **message)  # type: ignore[misc]
+            for name, c in self._children.items()
+            if not of or name in of
+        }
 
-        def guarded(call: Callable[[], Any]) -> Any:
+    def _look(self, role: str) -> Sign:
+        """What is known of a role now. Those of this process live as long as whoever asks."""
+        if role in self._children:
+            return self._children[role].sign()
+        transport = self._transports.get(role)
+        return Sign(next(self._life), transport.progress() if transport else Progress())
+
+    def _together(self, phase: str, calls: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        """Runs the calls side by side. When one fails, or nothing gets on, all roles are ended; raises what tells most."""
+        if self._closed:
+            raise LauncherClosed("the roles have ended")
+        self._phase = phase
+
+        def inferring(call: Callable[[], Any]) -> Any:
             with torch.inference_mode():
-                try:
-                    return call()
-                except BaseException:
-                    for transport in self._transports.values():  # whoever waits for this process learns of it
-                        transport.close()
-                    raise
+                return call()
 
-        futures = {name: self._pool.submit(guarded, call) for name, call in calls.items()}
-        errors = []
-        for name, future in futures.items():
-            error = future.exception()
-            if error is not None:
-                errors.append(error)
-            elif isinstance(future.result(), dict) and "ledger" in future.result():
-                self._ledgers.setdefault(name, Ledger()).take(future.result()["ledger"])
-        if errors:
-            raise next((e for e in errors if not isinstance(e, TransportError)), errors[0])
-        return {name: future.result() for name, future in futures.items()}
+        futures = {name: self._pool.submit(inferring, call) for name, call in calls.items()}
+        looks = {name: lambda name=name: self._look(name) for name in calls}  # type: ignore[misc]
+        try:
+            wait_for(futures, looks, phase, self._timeout)
+            closed, error = self._closed, root_cause(futures)
+        except BaseException:
+            self._end()
+            wait(futures.values(), _ANSWERS_S)
+            raise
+        if error is not None:
+            self._end()
+            wait(futures.values(), _ANSWERS_S)
+            if closed:
+                raise LauncherClosed(f"closed during the {phase} phase") from error
+            raise error
+        results = {name: future.result() for name, future in futures.items()}
+        for name, result in results.items():
+            if isinstance(result, dict) and "ledger" in result:
+                self._ledgers.setdefault(name, Ledger()).take(result["ledger"])
+        return results
 
     def setup(self, program: Program, plan: Plan) -> None:
-        text, constants = program.to_json(), dict(program.constants)
-        calls: dict[str, Callable[[], Any]] = {
-            name: lambda c=c: c.ask("setup", constants, program=text)  # type: ignore[misc]
-            for name, c in self._children.items()
-        }
-        calls["client"] = lambda: self._client.setup(program)
-        calls["owner"] = lambda: self._owner.setup(program)
-        self._together(calls)
+        calls = self._asking("agree", "set-up", tensors=dict(program.constants), program=program.to_json())
+        self._together(
+            "set-up",
+            calls
+            | {"client": lambda: self._client.agree(program), "owner": lambda: self._owner.agree(program)},
+        )
+        calls = self._asking("setup", "set-up")
+        self._together(
+            "set-up",
+            calls
+            | {"client": lambda: self._client.setup(program), "owner": lambda: self._owner.setup(program)},
+        )
 
     def offline(self) -> None:
-        self._together({name: lambda c=c: c.ask("offline") for name, c in self._children.items()})  # type: ignore[misc]
+        self._together("offline", self._asking("offline", "offline"))
 
-    def online(self, inputs: Mapping[str, Tensor]) -> list[Any]:
-        calls: dict[str, Callable[[], Any]] = {
-            name: lambda c=c: c.ask("online")  # type: ignore[misc]
-            for name, c in self._children.items()
-            if name != "dealer"
-        }
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Prepared:
+        with torch.inference_mode():
+            return self._client.prepare(inputs)
+
+    def online(self, inputs: Inputs) -> list[Any]:
+        parties = [name for name in self._children if name != "dealer"]
+        calls = self._asking("online", "online", *parties)
         calls["client"] = lambda: self._client.online(inputs)
-        outputs: list[Any] = self._together(calls)["client"]
+        outputs: list[Any] = self._together("online", calls)["client"]
         return outputs
 
     def measurement(self, program: Program) -> Measurement:
@@ -201,10 +197,19 @@ class Processes(Launcher):
         collect(result, program, ledgers, with_seconds=True)
         return result
 
+    def _end(self) -> None:
+        """Kills the processes, and lets go whoever waits for them here."""
+        with self._ending:
+            self._closed = True
+            for child in self._children.values():
+                child.kill()
+            for transport in self._transports.values():
+                transport.abort()
+
     def close(self) -> None:
+        self._end()
+        self._pool.shutdown()  # only then: nobody asks a child any more
+        for child in self._children.values():
+            child.close()
         for transport in self._transports.values():
             transport.close()
-        for child in self._children.values():
-            child.end()
-        self._children = {}
-        self._pool.shutdown()

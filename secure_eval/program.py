@@ -71,6 +71,10 @@ SECRET_OPERATIONS: dict[str, str] = {
 }
 
 
+class MalformedProgram(ValueError):
+    """A text is no program. The message says where."""
+
+
 @dataclass(frozen=True)
 class Ref:
     """A node's value, as an argument."""
@@ -200,23 +204,19 @@ class Program:
 
     @classmethod
     def from_json(cls, text: str, constants: Mapping[str, Tensor]) -> Program:
-        data = json.loads(text)
-        nodes = tuple(
-            Node(
-                name,
-                op,
-                tuple(_unpack(args)),
-                level,
-                tuple(shape),
-                getattr(torch, dtype),
-                site,
-                integral,
-                tuple(map(tuple, _unpack(kwargs))),
-                bound,
-            )
-            for name, op, args, level, shape, dtype, site, integral, kwargs, bound in data["nodes"]
-        )
-        return cls(nodes, tuple(data["inputs"]), tuple(_unpack(data["outputs"])), constants)
+        """Inverse of to_json, for a text from anybody. Raises MalformedProgram; what a well-formed program may do, spec.py says."""
+        try:
+            data = json.loads(text)
+            if not isinstance(data, dict) or set(data) != {"nodes", "inputs", "outputs"}:
+                raise MalformedProgram("a program has nodes, inputs and outputs")
+            nodes = tuple(_node(number, entry) for number, entry in enumerate(_list(data["nodes"], "nodes")))
+            inputs = tuple(_string(name, "inputs") for name in _list(data["inputs"], "inputs"))
+            outputs = tuple(_unpack(v, "outputs") for v in _list(data["outputs"], "outputs"))
+        except MalformedProgram:
+            raise
+        except (ValueError, RecursionError) as error:  # no JSON, or nested too deeply
+            raise MalformedProgram(f"{type(error).__name__}: {error}") from None
+        return cls(nodes, inputs, outputs, constants)
 
     def key(self) -> str:
         """A hash of everything that determines the program's cost: structure, shapes and bounds, not the values of constants."""
@@ -239,9 +239,69 @@ def _pack(value: Any) -> Any:
     raise TypeError(f"a program cannot hold {value!r}")
 
 
-def _unpack(value: Any) -> Any:
+_DTYPES = {
+    _dtype_name(d): d
+    for d in (
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    )
+}
+
+
+_MAX_BOUND = 1100
+"""Powers of two that a bound may be: those of float64, and a few."""
+
+
+def _dtype(name: Any, where: str) -> torch.dtype:
+    if not isinstance(name, str) or name not in _DTYPES:
+        raise MalformedProgram(f"{where}: dtype {name!r}; allowed: {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise MalformedProgram(f"{where}: {value!r} is no list")
+    return value
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise MalformedProgram(f"{where}: {value!r} is no string")
+    return value
+
+
+def _node(number: int, entry: Any) -> Node:
+    where = f"node {number}"
+    if len(_list(entry, where)) != 10:
+        raise MalformedProgram(f"{where} has {len(entry)} parts, not 10")
+    name, op, args, level, shape, dtype, site, integral, kwargs, bound = entry
+    for text in (name, op, level, site):
+        _string(text, where)
+    if not all(type(size) is int and size >= 0 for size in _list(shape, where)):
+        raise MalformedProgram(f"{where}: {shape!r} is no shape")
+    if type(integral) is not bool:
+        raise MalformedProgram(f"{where}: integral={integral!r}; allowed: true and false")
+    if bound is not None and (type(bound) is not int or abs(bound) > _MAX_BOUND):
+        raise MalformedProgram(
+            f"{where}: bound={bound!r}; allowed: null, and a power of two up to {_MAX_BOUND}"
+        )
+    keywords = []
+    for pair in _list(kwargs, where):
+        if len(_list(pair, where)) != 2:
+            raise MalformedProgram(f"{where}: {pair!r} is no keyword and value")
+        keywords.append((_string(pair[0], where), _unpack(pair[1], where)))
+    values = tuple(_unpack(v, where) for v in _list(args, where))
+    kind = _dtype(dtype, where)
+    return Node(name, op, values, level, tuple(shape), kind, site, integral, tuple(keywords), bound)
+
+
+def _unpack(value: Any, where: str) -> Any:
     if isinstance(value, dict):
-        return Ref(value["ref"]) if "ref" in value else getattr(torch, value["dtype"])
+        if set(value) == {"ref"}:
+            return Ref(_string(value["ref"], where))
+        if set(value) == {"dtype"}:
+            return _dtype(value["dtype"], where)
+        raise MalformedProgram(f"{where}: {value!r} is neither a reference nor a dtype")
     if isinstance(value, list):
-        return [_unpack(v) for v in value]
+        return [_unpack(v, where) for v in value]
     return value

@@ -3,7 +3,8 @@
 One seed is shared by two roles (the dealer and a party, say). Each purpose gets a key of its own from it, and
 inside a purpose each tensor gets an index of its own; the counter block of AES is `index (64 bits) ||
 position in the tensor (64 bits)`, so that no block is ever used twice and both ends can expand any tensor
-without expanding those before it. Seeds come from the operating system. There is no other generator in this
+without expanding those before it. The upper 26 bits of the index are the query: queries only rise, so that a
+stream remembers the indices of the newest one alone. Seeds come from the operating system. There is no other generator in this
 package.
 """
 
@@ -22,6 +23,10 @@ from secure_eval.kernels import allocated, timed
 from secure_eval.measurement import GENERATOR
 
 SEED_BYTES = 16
+
+INDICES_PER_QUERY = 1 << 38
+"""Indices of a stream that belong to one query: number `query * INDICES_PER_QUERY` is the first. There is room for 2^26 queries."""
+
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -37,6 +42,8 @@ def new_seed() -> bytes:
 class Stream:
     """An AES-128-CTR stream for one purpose.
 
+    `used` has the indices that were served for the newest query, `query`. An older query is over: nothing of it is served any more.
+
     Args:
         seed: 16 bytes, known to exactly the roles that are to expand the same values.
         purpose: what the values are for; streams of different purposes share no key.
@@ -48,7 +55,8 @@ class Stream:
         self._key = hashlib.blake2b(
             purpose.encode(), key=seed, digest_size=16, person=b"sordino stream"
         ).digest()
-        self._used: set[int] = set()
+        self.query = 0
+        self.used: set[int] = set()
 
     def tensor(
         self,
@@ -59,12 +67,24 @@ class Stream:
     ) -> Tensor:
         """Tensor number `index`: uniform over the whole range of an integer dtype.
 
-        Raises RandomnessReuse when the same index is asked for twice.
+        Raises RandomnessReuse when the same index is asked for twice, or one of a query before the newest.
         """
-        if index in self._used:
-            raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
-        self._used.add(index)
+        self._spend(index)
         return timed(GENERATOR, lambda: self._expanded(index, shape, dtype).to(device))
+
+    def _spend(self, index: int) -> None:
+        """Marks an index as used, for ever."""
+        query = index // INDICES_PER_QUERY
+        if query < self.query:
+            raise RandomnessReuse(
+                f"tensor {index} of this stream belongs to query {query}, and query {self.query} has begun"
+            )
+        if query > self.query:
+            self.query = query
+            self.used.clear()
+        if index in self.used:
+            raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
+        self.used.add(index)
 
     def _expanded(self, index: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         out = torch.empty(math.prod(shape), dtype=dtype)
@@ -95,7 +115,5 @@ class MetaStream(Stream):
         dtype: torch.dtype = torch.int64,
         device: torch.device | str = "meta",
     ) -> Tensor:
-        if index in self._used:
-            raise RandomnessReuse(f"tensor {index} of this stream was expanded before")
-        self._used.add(index)
+        self._spend(index)
         return allocated(tuple(shape), dtype, generator=True)

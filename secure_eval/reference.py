@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from secure_eval.clear_operations import operation
 from secure_eval.engine import evaluate_clear
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.rules.nonlinear import MASK_BELOW
@@ -21,13 +22,6 @@ from secure_eval.rules.nonlinear import MASK_BELOW
 _CPU = torch.device("cpu")
 
 Meaning = Callable[..., Tensor]
-
-
-def aten(target: str) -> Callable[..., Any]:
-    """The torch operation of a name such as "aten.sum.dim_IntList"."""
-    _, name, overload = target.split(".")
-    function: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
-    return function
 
 
 def softmax_numerator(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
@@ -56,7 +50,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Sequence[Sequence[Any]]) -> Tensor:
     for target, *rest in steps:
-        x = aten(target)(x, *rest)
+        x = operation(target)(x, *rest)
     return _linear(x, weight, bias)
 
 
@@ -74,8 +68,8 @@ def _rms_norm(x: Tensor, dims: int, weight: Tensor | None, eps: float) -> Tensor
 MEANINGS: dict[str, Meaning] = {
     "share_input": lambda x: x,
     "share_weight": lambda x: x,
-    "view": lambda target, x, *rest: aten(target)(x, *rest),
-    "cat": lambda target, parts, dim: aten(target)([_real(v) for v in parts], dim),
+    "view": lambda target, x, *rest: operation(target)(x, *rest),
+    "cat": lambda target, parts, dim: operation(target)([_real(v) for v in parts], dim),
     "take": lambda table, index: table[index],
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,

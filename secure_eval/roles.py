@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from secure_eval import ring
+from secure_eval.agreement import AGREEMENT, Agreement
 from secure_eval.correlations import (
     Correlation,
     Dealing,
@@ -32,13 +35,12 @@ from secure_eval.engine import Engine, evaluate_clear, multiplied_weights
 from secure_eval.kernels import MetaMemo, nbytes
 from secure_eval.program import Node, Program, Ref
 from secure_eval.protocols.base import Protocol, Secret, by_columns
-from secure_eval.randomness import SEED_BYTES, MetaStream, Stream, new_seed
+from secure_eval.randomness import INDICES_PER_QUERY, SEED_BYTES, MetaStream, Stream, new_seed
 from secure_eval.scheduler import Scheduler, start
 from secure_eval.transport import Counting, TensorSpec, Transport
 
 _SEED = TensorSpec((SEED_BYTES,), torch.uint8)
 _CHUNK_BYTES = 8 << 20
-_VALUES_PER_QUERY = 1 << 20
 
 
 def party_names(protocol: type[Protocol]) -> list[str]:
@@ -141,6 +143,17 @@ class Role:
         self.held: frozenset[str] = frozenset()
         """Inputs that the parties hold shares of before the query; only counting runs know any."""
 
+    def agree(self, program: Program) -> None:
+        """Tells every role that this one talks to what it is about to compute, and hears the same from each. Raises Disagreement, naming
+        the peer and what differs. Nothing is shared before, and nothing of it is counted: it belongs to making the links.
+        """
+        me = self.transport.role
+        peers = [a if b == me else b for a, b in links(self.protocol) if me in (a, b)]
+        mine = Agreement.of(program, self.protocol.name, self.fraction_bits)
+        heard = self.transport.unite({p: [mine.tensor()] for p in peers}, {p: [AGREEMENT] for p in peers})
+        for peer in peers:
+            mine.compare(me, peer, heard[peer][0])
+
     def _clear(self, program: Program, levels: set[str], environment: dict[str, Any]) -> dict[str, Any]:
         """Adds the clear values of these levels to `environment`."""
         for node in program.nodes:
@@ -198,6 +211,27 @@ class Owner(Role):
             self.transport.exchange(sends, {})
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A query's inputs on their way from the client: checked and encoded, not yet shared.
+
+    Attributes:
+        public: values of the public inputs, by name.
+        encoded: ring elements of what is to be shared, by the name of the share_input node.
+        environment: everything in the clear that the client knows of this query.
+        seconds: what it took.
+    """
+
+    public: Mapping[str, Tensor]
+    encoded: Mapping[str, Tensor]
+    environment: Mapping[str, Any]
+    seconds: float
+
+
+Inputs = Mapping[str, Tensor] | Prepared
+"""A query's inputs: by name, or prepared."""
+
+
 class Client(Role):
     """The data owner. Set-up: seeds to the parties, tables from the model owner. Online: shares inputs, joins outputs."""
 
@@ -215,27 +249,57 @@ class Client(Role):
             self._environment = {n.name: t for n, t in zip(tables, received.get("owner", []), strict=True)}
             self._clear(program, {"constant"}, self._environment)
 
-    def online(self, inputs: Mapping[str, Tensor]) -> list[Any]:
-        """The program's outputs in float32 (other dtypes as captured), for inputs by name."""
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Prepared:
+        """What a query's inputs come to before anything is shared: all of it is computed and encoded, nothing is spent or sent.
+
+        Raises EncodingError, naming the input, for a value that is no number or does not fit the ring; whatever torch raises where the
+        client's own part cannot be computed (an index outside its table, say).
+        """
         program = self.program
         assert program is not None, "set-up comes first"
-        with self.transport.ledger.phase("online"):
-            environment = {**self._environment, **{k: v.to(self.device) for k, v in inputs.items()}}
-            self._clear(program, {"public", "client"}, environment)
-            public = [environment[n.name] for n in program.nodes if n.op == "input" and n.level == "public"]
-            parts = []
-            for index, node in enumerate(self._inputs_to_share(program)):
-                value = ring.encode(
-                    environment[next(node.references())], _fraction_bits(node, self.fraction_bits)
+        started = perf_counter()
+        environment = {**self._environment, **{k: v.to(self.device) for k, v in inputs.items()}}
+        self._clear(program, {"public", "client"}, environment)
+        public = {
+            n.name: environment[n.name] for n in program.nodes if n.op == "input" and n.level == "public"
+        }
+        for name, value in public.items():
+            if self.device.type != "meta" and value.is_floating_point() and bool(value.isnan().any()):
+                raise ring.EncodingError(f"public input {name!r} has a value that is no number")
+        encoded = {}
+        for node in self._inputs_to_share(program):
+            source = next(node.references())
+            try:
+                encoded[node.name] = ring.encode(
+                    environment[source], _fraction_bits(node, self.fraction_bits)
                 )
-                parts.append(self._splitter.last_part(value, self._query * _VALUES_PER_QUERY + index))
+            except ring.EncodingError as error:
+                raise ring.EncodingError(f"input {source!r}: {error}") from None
+        return Prepared(public, encoded, environment, perf_counter() - started)
+
+    def online(self, inputs: Inputs) -> list[Any]:
+        """The program's outputs in float32 (other dtypes as captured), for inputs by name, or what `prepare` made of them."""
+        program = self.program
+        assert program is not None, "set-up comes first"
+        ledger = self.transport.ledger
+        with ledger.phase("online"):
+            prepared = inputs if isinstance(inputs, Prepared) else self.prepare(inputs)
+            first = self._query * INDICES_PER_QUERY
             self._query += 1
+            parts = [
+                self._splitter.last_part(value, first + index)
+                for index, value in enumerate(prepared.encoded.values())
+            ]
             sends = {}
             for party, name in enumerate(party_names(self.protocol)):
                 takes = self.protocol.parts - 1 in self.protocol.parts_of(party)
-                sends[name] = [*public, *(parts if takes else [])]
+                sends[name] = [*prepared.public.values(), *(parts if takes else [])]
             self.transport.exchange(sends, {})
-            return self._outputs(program, environment)
+            outputs = self._outputs(program, prepared.environment)
+        if prepared is inputs:  # what was done ahead belongs to the query as well
+            counts = ledger.phases["online"]
+            counts.seconds = (counts.seconds or 0.0) + prepared.seconds
+        return outputs
 
     def _outputs(self, program: Program, environment: Mapping[str, Any]) -> list[Any]:
         by_name = program.by_name
@@ -478,7 +542,7 @@ class Party(Role):
             inputs = self._held_inputs(program)
             for index, node in enumerate(nodes):
                 message = received.popleft() if takes else None
-                number = query * _VALUES_PER_QUERY + index
+                number = query * INDICES_PER_QUERY + index
                 inputs[node.name] = self._inputs.join(
                     node.shape, number, message, _fraction_bits(node, self.fraction_bits)
                 )

@@ -50,6 +50,15 @@ class TensorSpec:
         return cls(tuple(x.shape), x.dtype)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """A role's exchange of messages at one moment: `moved` differs whenever anything has moved since, `waits_for` names the peers of the
+    exchange that is under way; none while the role computes."""
+
+    moved: tuple[int, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+
 Outgoing = Mapping[str, Sequence[Tensor]]
 Incoming = Mapping[str, Sequence[TensorSpec]]
 
@@ -75,8 +84,19 @@ class Transport(ABC):
         with self.ledger.exchanging():
             return self._move(sends, receives)
 
+    def unite(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]:
+        """An exchange that is part of making the links, as the handshakes are: it carries nothing of the computation and is not counted."""
+        return self._move(sends, receives)
+
     @abstractmethod
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]: ...
+
+    def progress(self) -> Progress:
+        """How far this transport has come, for whoever watches it from another thread."""
+        return Progress()
+
+    def abort(self) -> None:  # noqa: B027
+        """Ends a wait of another thread in `exchange`, with a TransportError there."""
 
     def close(self) -> None:  # noqa: B027 (most transports hold nothing)
         """Frees the links. Safe to call twice."""
@@ -95,20 +115,20 @@ class Counting(Transport):
 class Hub:
     """The queues that InProcess transports of one computation share, and the flag that stops all of them when one fails."""
 
-    def __init__(self, timeout: float = 600.0):
+    def __init__(self, timeout: float | None = 600.0):
         self.timeout = timeout
         self._queues: dict[tuple[str, str], queue.SimpleQueue[list[Tensor] | None]] = {}
-        self._aborted = False
+        self.aborted = False
 
     def queue(self, source: str, target: str) -> queue.SimpleQueue[list[Tensor] | None]:
         q = self._queues.setdefault((source, target), queue.SimpleQueue())
-        if self._aborted:
+        if self.aborted:
             q.put(None)
         return q
 
     def abort(self) -> None:
         """Wakes every receiver with a TransportError, those too that come later."""
-        self._aborted = True
+        self.aborted = True
         for q in list(self._queues.values()):
             q.put(None)
 
@@ -119,18 +139,34 @@ class InProcess(Transport):
     def __init__(self, role: str, hub: Hub, device: torch.device | str = "cpu"):
         super().__init__(role, device)
         self._hub = hub
+        self._messages = 0
+        self._awaited: tuple[str, ...] = ()
+
+    def progress(self) -> Progress:
+        return Progress((self._messages,), self._awaited)
+
+    def abort(self) -> None:
+        self._hub.abort()
 
     def _move(self, sends: Outgoing, receives: Incoming) -> dict[str, list[Tensor]]:
+        if self._hub.aborted:
+            raise TransportError(
+                f"{self.role}: {next(iter({**receives, **sends}), 'a peer')} or another role failed"
+            )
         for peer, tensors in sends.items():
             self._hub.queue(self.role, peer).put(list(tensors))
         received = {}
         for peer, specs in receives.items():
+            self._messages += 1
+            self._awaited = (peer,)
             try:
                 arrived = self._hub.queue(peer, self.role).get(timeout=self._hub.timeout)
             except queue.Empty:
                 raise TransportError(
                     f"{self.role}: nothing from {peer} for {self._hub.timeout:.0f} s"
                 ) from None
+            finally:
+                self._awaited = ()
             if arrived is None:
                 raise TransportError(f"{self.role}: {peer} or another role failed")
             got = [TensorSpec.of(t) for t in arrived]
@@ -247,7 +283,11 @@ class _Link:
                 self.tensors.append(torch.empty(spec.shape, dtype=spec.dtype))
             at = end
 
-    def arrives(self, milliseconds: float) -> bool:
+    def progress(self) -> tuple[int, int, int]:
+        """Numbers of which one changes with every byte that is written or read: asked by another thread, and no work for this one."""
+        return self.sent, self.got, sum(map(len, [*self.outgoing, *self.incoming]))
+
+    def arrives(self, milliseconds: float | None) -> bool:
         """Waits until there is something to read. Parties in step answer within microseconds: going to sleep at once would cost more."""
         for _ in range(_TRIES):
             if self.poll.poll(0):
@@ -273,7 +313,8 @@ class Tcp(Transport):
 
     Args:
         sockets: connected sockets by peer, already through their TLS handshake where TLS is used (see `links.py`).
-        timeout: seconds without any progress after which a TransportError names the peers that are waited for.
+        timeout: seconds without any progress after which a TransportError names the peers that are waited for; None leaves that to
+            whoever watches `progress()`, and can tell a peer that is slow from one that has stopped.
     """
 
     def __init__(
@@ -281,7 +322,7 @@ class Tcp(Transport):
         role: str,
         sockets: Mapping[str, socket.socket],
         device: torch.device | str = "cpu",
-        timeout: float = 600.0,
+        timeout: float | None = 600.0,
     ):
         super().__init__(role, device)
         self._links = {peer: _Link(peer, sock) for peer, sock in sockets.items()}
@@ -321,7 +362,7 @@ class Tcp(Transport):
         ready = [link for link in active if link.incoming and link.decrypted()]
         if ready:
             return ready
-        milliseconds = self._timeout * 1000
+        milliseconds = None if self._timeout is None else self._timeout * 1000
         if len(active) == 1 and not active[0].outgoing:
             ready = active if active[0].arrives(milliseconds) else []
         else:
@@ -337,6 +378,25 @@ class Tcp(Transport):
                 f"{self.role}: no progress with {', '.join(k.peer for k in active)} for {self._timeout:.0f} s"
             )
         return ready
+
+    def progress(self) -> Progress:
+        moved: list[int] = []
+        waits_for = []
+        for peer, link in self._links.items():
+            try:
+                moved.extend(link.progress())
+            except RuntimeError:  # the queue of messages changed while it was read
+                moved.append(-1)
+            if link.outgoing or link.incoming:
+                waits_for.append(peer)
+        return Progress(tuple(moved), tuple(waits_for))
+
+    def abort(self) -> None:
+        for link in self._links.values():
+            try:  # the plain socket's own shutdown: TLS would want to say goodbye, while another thread reads
+                socket.socket.shutdown(link.sock, socket.SHUT_RDWR)
+            except OSError:
+                pass  # gone already
 
     def close(self) -> None:
         for link in self._links.values():

@@ -62,6 +62,7 @@ def _step(context: Context, identifier: str, network: str) -> Step:
             secure=recipe.secure,
             samples=recipe.verify.emulated_samples,
             parties=recipe.verify.parties,
+            timeout=recipe.verify.timeout_s,
             log=context.run / folder / "queries.jsonl",
             progress=progress,
         )

@@ -161,6 +161,7 @@ def _step(context: Context, identifier: str) -> Step:
             secure=recipe.secure,
             samples=recipe.verify.samples,
             parties=recipe.verify.parties,
+            timeout=recipe.verify.timeout_s,
             folder=context.run / folder,
             progress=progress,
             predicted=read_json(context.run / "verify/choice.json")["predicted"][identifier],

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secure_eval.clear_operations import is_clear
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.decompositions import decomposes, lower_decomposed, operation
 from secure_eval.lowering.registry import RULES
@@ -268,6 +269,9 @@ def _clear(
     if target in _ALIASES or target in _COPIES and isinstance(value, Tensor) and value.numel() == 1:
         return args[0]
     if isinstance(value, (list, tuple)):
+        if not is_clear(target):
+            builder.fail(target, "is not among the operations that a program may name")
+            return _MISSING
         whole = builder.add(f"aten::{target}", tuple(args), level, (), kwargs=kwargs)
         return [builder.add("getitem", (whole, i), level, v) for i, v in enumerate(value)]
     if not isinstance(value, Tensor):
@@ -275,6 +279,9 @@ def _clear(
         return _MISSING
     if target == "aten.to.device":  # where a value lives is the engine's choice
         target, args = "aten.to.dtype", [args[0], args[2] if len(args) > 2 else value.dtype]
+    if not is_clear(target):
+        builder.fail(target, "is not among the operations that a program may name")
+        return _MISSING
     integral = not value.is_floating_point()
     if value.is_floating_point() and target in _SAME | _VIEWS:
         source = builder.by_name[args[0].name]

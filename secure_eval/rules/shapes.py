@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
+from secure_eval.clear_operations import VIEWS, operation
 from secure_eval.program import Node
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.rules.registry import rule
@@ -17,9 +18,8 @@ from secure_eval.scheduler import gather
 
 @rule
 async def _view(p: Protocol, node: Node, target: str, x: Secret, *rest: Any) -> Secret:
-    _, name, overload = target.split(".")
-    function = getattr(getattr(torch.ops.aten, name), overload)
-    if name in ("sum", "cumsum"):
+    function = operation(target, VIEWS)
+    if target.split(".")[1] in ("sum", "cumsum"):
         x = await fitted(p, x, room(p, node))
     return x.map(lambda s: function(s, *rest))
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import struct
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from secure_eval import links
 from secure_eval.links import Credentials, connect_all, issue, listen
 from secure_eval.transport import Tcp, TensorSpec, TransportError
 
 PAIR = [("a", "b")]
 
 
-def _join(first: Credentials, second: Credentials, names: tuple[str, str] = ("a", "b")) -> list[object]:
+def _join(first: Credentials, second: Credentials, timeout: float = 5) -> list[object]:
     """Results, or exceptions, of both ends of a link."""
     listeners = [listen(), listen()]
     addresses = {name: listener.getsockname()[:2] for name, listener in zip("ab", listeners, strict=True)}
 
     def end(role: str, listener: socket.socket, credentials: Credentials) -> object:
         try:
-            return connect_all(role, listener, PAIR, addresses, credentials, timeout=5)
+            return connect_all(role, listener, PAIR, addresses, credentials, timeout)
         except Exception as error:
             return error
         finally:
@@ -51,7 +56,7 @@ def test_a_link_is_mutual_tls_1_3_and_carries_tensors() -> None:
 
 
 def test_a_certificate_of_another_authority_is_refused() -> None:
-    ends = _join(issue(["a", "b"])["a"], issue(["a", "b"])["b"])
+    ends = _join(issue(["a", "b"])["a"], issue(["a", "b"])["b"], timeout=1)
     assert all(isinstance(e, TransportError) for e in ends), ends
 
 
@@ -66,7 +71,7 @@ def test_a_valid_certificate_of_another_role_is_refused(claimed: str) -> None:
 
 def test_a_server_that_is_another_role_is_refused() -> None:
     credentials = issue(["a", "b", "c"])
-    a, _ = _join(credentials["a"], credentials["c"])
+    a, _ = _join(credentials["a"], credentials["c"], timeout=1)
     assert isinstance(a, TransportError) and "no link to b" in str(a)
 
 
@@ -87,8 +92,89 @@ def test_a_peer_without_a_certificate_is_refused() -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(stranger)
         with pytest.raises(TransportError, match="no link to a"):
-            connect_all("b", listener, PAIR, {}, credentials["b"], timeout=5)
+            connect_all("b", listener, PAIR, {}, credentials["b"], timeout=1)
     listener.close()
+
+
+def _silence(address: tuple[str, int], _: Credentials) -> socket.socket:
+    return socket.create_connection(address)
+
+
+def _junk(address: tuple[str, int], _: Credentials) -> socket.socket:
+    raw = socket.create_connection(address)
+    raw.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(5000))
+    return raw
+
+
+def _half_a_hello(address: tuple[str, int], _: Credentials) -> socket.socket:
+    raw = socket.create_connection(address)
+    raw.sendall(b"\x16\x03\x01\x02\x00\x01")
+    return raw
+
+
+def _gone(address: tuple[str, int], _: Credentials) -> socket.socket:
+    raw = socket.create_connection(address)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its close is a reset
+    raw.close()
+    return raw
+
+
+def _without_certificate(address: tuple[str, int], credentials: Credentials) -> socket.socket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=credentials.authority)
+    raw = socket.create_connection(address)
+    raw.setblocking(False)
+    wrapped = context.wrap_socket(raw, server_hostname="b", do_handshake_on_connect=False)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        wrapped.do_handshake()
+    return wrapped
+
+
+@pytest.mark.parametrize("stranger", [_silence, _junk, _half_a_hello, _gone, _without_certificate])
+def test_strangers_who_connect_first_hinder_nobody(stranger: Callable[..., socket.socket]) -> None:
+    credentials = issue(["a", "b"])
+    with listen() as listener, ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        address = listener.getsockname()[:2]
+        for _ in range(3):
+            stack.enter_context(contextlib.closing(stranger(address, credentials["a"])))
+        server = pool.submit(connect_all, "b", listener, PAIR, {}, credentials["b"], 20)
+        started = time.monotonic()
+        with socket.socket() as unused:
+            a = connect_all("a", unused, PAIR, {"b": address}, credentials["a"], 20)["b"]
+        b = server.result(20)["a"]
+        assert time.monotonic() - started < links._HANDSHAKE_S
+        a.sendall(b"x")
+        assert b.recv(1) == b"x"
+        a.close()
+        b.close()
+
+
+def test_more_strangers_than_places_hinder_nobody_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_AT_ONCE", 4)
+    credentials = issue(["a", "b"])
+    with listen() as listener, ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        address = listener.getsockname()[:2]
+        for _ in range(20):
+            stack.enter_context(contextlib.closing(_silence(address, credentials["a"])))
+        server = pool.submit(connect_all, "b", listener, PAIR, {}, credentials["b"], 20)
+        with socket.socket() as unused:
+            connect_all("a", unused, PAIR, {"b": address}, credentials["a"], 20)["b"].close()
+        server.result(20)["a"].close()
+
+
+def test_those_who_were_turned_away_are_told_of_when_the_right_one_never_comes() -> None:
+    credentials = issue(["a", "b"])
+    with listen() as listener, contextlib.closing(_junk(listener.getsockname()[:2], credentials["a"])):
+        with pytest.raises(TransportError, match="b: no link to a: timed out; turned away: .*SSL"):
+            connect_all("b", listener, PAIR, {}, credentials["b"], timeout=1)
+
+
+def test_a_handshake_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_HANDSHAKE_S", 0.2)
+    credentials = issue(["a", "b"])
+    with listen() as listener, contextlib.closing(_silence(listener.getsockname()[:2], credentials["a"])):
+        with pytest.raises(TransportError, match="turned away: no handshake for 0 s"):
+            connect_all("b", listener, PAIR, {}, credentials["b"], timeout=1)
 
 
 def test_a_peer_that_never_comes_is_named() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import secure_eval
+from secure_eval.child import Child
 from secure_eval.processes import Processes
+from secure_eval.program import Node
 from secure_eval.ring import EncodingError
-from secure_eval.transport import TransportError
 
 
 class Small(nn.Module):
@@ -50,22 +53,56 @@ def test_each_party_and_the_dealer_are_processes_of_their_own(model: nn.Module) 
         processes = {name: child.process.pid for name, child in launcher._children.items()}
         assert set(processes) == {"party0", "party1", "dealer"}
         assert len({*processes.values(), os.getpid()}) == 4
-    assert all(child.process.poll() is not None for child in launcher._children.values())
+    children = launcher._children.values()
+    assert len(children) == 3 and all(child.process.poll() is not None for child in children)
 
 
-def test_a_value_that_does_not_fit_ends_the_query_with_its_error(model: nn.Module) -> None:
+def test_a_value_that_does_not_fit_is_refused_and_the_processes_go_on(model: nn.Module) -> None:
+    x = torch.linspace(-1, 1, 8).view(1, 8)
+    with secure_eval.compile(model, (x,), parties="processes") as secure:
+        launcher = secure._launcher
+        for value in (1e30, float("nan")):
+            with pytest.raises(EncodingError, match="input 'x': .* does not fit 16 fraction bits"):
+                secure(torch.full((1, 8), value))
+        assert (secure(x) - model(x)).abs().max() < 2**-10
+        assert secure._launcher is launcher and secure.restarts == 0
+
+
+def test_the_operations_of_a_program_that_was_sent_are_not_run_unless_they_are_on_the_list(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    """A party that is sent `aten.from_file` in a program's JSON refuses the program, and the file is not there afterwards."""
+    file = tmp_path / "written"
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
-        with pytest.raises(EncodingError, match="does not fit 16 fraction bits"):
-            secure(torch.full((1, 8), 1e30))
-        with pytest.raises(RuntimeError, match="compile the model again"):
-            secure(torch.zeros(1, 8))
+        node = Node("f", "aten::aten.from_file.default", (str(file), True, 64), "constant", (64,))
+        program = replace(secure.program, nodes=(node, *secure.program.nodes))
+        launcher = secure._launcher
+        with pytest.raises(
+            RuntimeError, match="InvalidProgram: .*aten.from_file.default is not among the operations"
+        ):
+            launcher.setup(program, secure._plan)
+    assert not file.exists()
 
 
-def test_a_killed_party_is_an_error_at_once(model: nn.Module) -> None:
+def test_roles_that_were_given_different_programs_share_nothing(model: nn.Module) -> None:
+    """Each role sees for itself that another is about to compute something else."""
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
-        secure.offline()
         launcher = secure._launcher
         assert isinstance(launcher, Processes)
-        os.kill(launcher._children["party1"].process.pid, signal.SIGKILL)
-        with pytest.raises(TransportError):
-            secure(torch.zeros(1, 8))
+        sent = {role: t.ledger.counts.bytes for role, t in launcher._transports.items()}
+        node = secure.program.nodes[-1]
+        other = secure.program.with_nodes([*secure.program.nodes[:-1], replace(node, site="elsewhere")])
+        ask = Child.ask
+
+        def changed(self: Child, command: str, *args: Any, **kwargs: Any) -> Any:
+            if self.role == "party1" and command == "agree":
+                kwargs["program"] = other.to_json()
+            return ask(self, command, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Child, "ask", changed)
+            with pytest.raises(
+                RuntimeError, match="is about to compute with another program; nothing was shared"
+            ):
+                launcher.setup(secure.program, secure._plan)
+        assert {role: t.ledger.counts.bytes for role, t in launcher._transports.items()} == sent
