@@ -61,9 +61,6 @@ SLACK = 2.0**-6
 """What an operation of the engine may overstep its real result by, in parts of max(1, the result): far more than fixed point from 8
 fraction bits on and the errors of functions come to."""
 
-FUNCTION_LIMIT = 2.0**14
-"""Below this the functions made of cubics are right (secure_eval/functions/piecewise.py); what they return is below it too."""
-
 CUBICS = ("gelu", "silu", "softplus", "elu", "mish")
 
 
@@ -269,7 +266,7 @@ def _gated(least: float, above: float = 0.0) -> Callable[[Intervals, Node], Inte
 
     def rule(k: Intervals, node: Node) -> Interval:
         high = max(0.0, k.look(node.args[0])[1]) + above
-        return least, min(high, FUNCTION_LIMIT) if k.stated else high
+        return least, high
 
     return rule
 
