@@ -61,11 +61,6 @@ SLACK = 2.0**-6
 """What an operation of the engine may overstep its real result by, in parts of max(1, the result): far more than fixed point from 8
 fraction bits on and the errors of functions come to."""
 
-FUNCTION_LIMIT = 2.0**14
-"""Below this the functions made of cubics are right (secure_eval/functions/piecewise.py); what they return is below it too."""
-
-CUBICS = ("gelu", "silu", "softplus", "elu", "mish")
-
 
 class Intervals:
     """Numbers between which all elements of each value lie, worked out node by node in a program's order.
@@ -126,7 +121,7 @@ class Intervals:
             low, high = ANY
         if self.slack and not _exact(node):
             low, high = low - self.slack * max(1.0, abs(low)), high + self.slack * max(1.0, abs(high))
-        most = min(self.limit(node), FUNCTION_LIMIT if self.stated and node.op in CUBICS else inf)
+        most = self.limit(node)
         return max(low, -most), min(high, most)
 
 

@@ -54,13 +54,15 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Sequence[Sequen
     return _linear(x, weight, bias)
 
 
-def _layer_norm(x: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def _layer_norm(
+    x: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None, eps: float, low: float, high: float
+) -> Tensor:
     result = F.layer_norm(x, x.shape[-dims:], eps=eps)
     result = result if weight is None else result * weight
     return result if bias is None else result + bias
 
 
-def _rms_norm(x: Tensor, dims: int, weight: Tensor | None, eps: float) -> Tensor:
+def _rms_norm(x: Tensor, dims: int, weight: Tensor | None, eps: float, low: float, high: float) -> Tensor:
     result = F.rms_norm(x, x.shape[-dims:], eps=eps)
     return result if weight is None else result * weight
 

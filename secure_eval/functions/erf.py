@@ -25,7 +25,7 @@ def table() -> PiecewiseCubic:
 
 
 async def erf(p: Protocol, x: Secret) -> Secret:
-    """erf(x), any shape. Absolute error below 2^-10 for abs(x) < 2^14.
+    """erf(x), any shape. Absolute error below 2^-10, for all x that fit the ring.
 
     Four rounds; 51 bytes an element with two parties and a dealer.
     """

@@ -75,7 +75,7 @@ def pieces(r: ExpRange) -> tuple[_Piece, ...]:
 
 
 async def exp(p: Protocol, y: Secret, r: ExpRange = ExpRange()) -> Secret:
-    """exp(y), any shape, for y in the range and zero for -2^14 < y < low. Relative error below 2^-10.
+    """exp(y), any shape, for y in the range and zero for all y < low that fit the ring. Relative error below 2^-10.
 
     Five rounds for one piece of at most 12 nats, six for more. The result has as many fraction bits as fit, 30 for the default range
     and 60 for y <= 0; truncate it to what is needed. With two parties and a dealer 117 bytes an element, for y <= 0 alone 44.

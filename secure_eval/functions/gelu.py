@@ -64,7 +64,7 @@ def even_polynomial(approximate: str) -> Even:
 
 
 async def gelu(p: Protocol, x: Secret, approximate: str = "none") -> Secret:
-    """GELU, any shape; `approximate` is "none" (erf) or "tanh". Absolute error below 2^-10 for abs(x) < 2^14. Four rounds."""
+    """GELU, any shape; `approximate` is "none" (erf) or "tanh". Absolute error below 2^-10 for abs(x) < 2^30. Four rounds."""
     even = even_polynomial(approximate)
     x = await p.rescale(x, max(x.fraction_bits, p.fraction_bits))
     bits = min(x.fraction_bits, p.fraction_bits)

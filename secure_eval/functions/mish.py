@@ -19,8 +19,8 @@ def table() -> PiecewiseCubic:
 
 
 async def mish(p: Protocol, x: Secret) -> Secret:
-    """x tanh(log(1 + exp(x))), any shape. Absolute error below 2^-10 for abs(x) < 2^14.
+    """x tanh(log(1 + exp(x))), any shape. Absolute error below 2^-10, for all x that fit the ring.
 
-    Four rounds; 60 bytes an element with two parties and a dealer.
+    Five rounds, a truncation included; 60.1 bytes an element with two parties and a dealer.
     """
     return await piecewise_cubic(p, x, table())

@@ -14,7 +14,19 @@ SIGNED_RANGE = Octaves(2.0**-6, 2.0**14, signed=True)
 _Z_BITS = 14
 _QUARTIC_BITS = 56
 _KEPT = 20
-_MOST_BITS = 30
+_MOST_BITS = 44
+_MOST_OCTAVES = 26
+"""From the smallest result to the largest: 16 significant bits of the one, times the other at _KEPT, have to fit the ring."""
+
+
+def allowed(r: Octaves, exponent: float) -> Octaves:
+    """ValueError where results over the range do not fit one ring element."""
+    octaves = log2(r.high / r.low) * abs(exponent)
+    if octaves > _MOST_OCTAVES:
+        raise ValueError(
+            f"range {r.low} to {r.high}: results span {octaves:.3g} octaves, allowed are {_MOST_OCTAVES}"
+        )
+    return r
 
 
 @lru_cache
@@ -27,8 +39,8 @@ def _coefficients(exponent: float) -> tuple[float, ...]:
 
 
 async def _power(p: Protocol, x: Secret, r: Octaves, exponent: float) -> Secret:
-    """x^exponent, for negative x -abs(x)^exponent. As many fraction bits as keep 16 significant ones of the smallest result, 30 at most."""
-    value = await normalised(p, x, r)
+    """x^exponent, for negative x -abs(x)^exponent. As many fraction bits as keep 16 significant ones of the smallest result."""
+    value = await normalised(p, x, allowed(r, exponent))
     opened = await p.open_masked(value.z, shift=value.z.fraction_bits - _Z_BITS, degree=DEGREE)
     of_octave = [2.0 ** (k * exponent) for k in r.exponents]
     bits = min(_MOST_BITS, 16 + ceil(-log2(min(of_octave))))
@@ -46,7 +58,7 @@ async def sqrt(p: Protocol, x: Secret, r: Octaves = SQRT_RANGE) -> Secret:
 
 
 async def signed_reciprocal(p: Protocol, x: Secret, r: Octaves = SIGNED_RANGE) -> Secret:
-    """1/x for low <= abs(x) <= high, any shape. Relative error below 2^-10 (where x has 12 significant bits).
+    """1/x for low <= abs(x) <= high, any shape. Relative error below 2^-10 of the value that the ring holds for x.
 
     Eight rounds; with two parties and a dealer 32 bytes an element and 8.8 an octave: 203 for the default range.
     """

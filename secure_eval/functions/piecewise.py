@@ -3,7 +3,8 @@
 One opening of x serves all comparisons with the knots and gives x^2 and x^3, which are opened when the comparison bits select all three
 powers. Pieces differ only in the public integers by which the selected powers are added up, so a knot costs its comparison and no
 product of its own: with two parties and a dealer 24 bytes an element for x and its powers, and 4.5 a knot. Far outside the knots the
-powers wrap around in the ring; that does no harm, because what a straight line takes of x^2 and x^3 is exactly nothing.
+powers wrap around in the ring; that does no harm, because what a straight line takes of x^2 and x^3 is exactly nothing, and a line is
+made of x alone, at its own fraction bits: so functions are right for all values that fit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.scheduler import gather
 
 OUT_BITS = 48
-"""Fraction bits of results: sums of them up to 2^14 fit the ring."""
+"""Fraction bits of what cubics make: values up to 2^14 fit the ring."""
+LINE_BITS = 16
+"""Fraction bits, at least, of the results of functions that grow with x."""
 POWER_BITS = 12
 """Fraction bits of the x of x^2 and x^3."""
 _DEGREE = 3
@@ -37,7 +40,8 @@ Coefficients = tuple[float, ...]
 class PiecewiseCubic:
     """pieces[k] holds where knots[k - 1] <= x < knots[k]: four coefficients each, constant first.
 
-    The first and the last piece are straight lines. Coefficients of x^2 and x^3 are multiples of what POWER_BITS leave of OUT_BITS.
+    The first and the last piece are straight lines with whole slopes. Coefficients of x^2 and x^3 are multiples of what POWER_BITS leave
+    of OUT_BITS.
     """
 
     knots: tuple[float, ...]
@@ -52,6 +56,21 @@ class PiecewiseCubic:
             c[2:] != (0.0, 0.0) for c in (self.pieces[0], self.pieces[-1])
         ):
             raise ValueError("pieces have four coefficients, and the outer two none of x^2 and x^3")
+        if any(not float(c[1]).is_integer() for c in (self.pieces[0], self.pieces[-1])):
+            raise ValueError(
+                "the outer two pieces have whole slopes: a line is never truncated before it is added"
+            )
+
+    @property
+    def turn(self) -> int:
+        """The knot nearest to zero: there the first piece's line gives way to the last one's."""
+        return min(range(len(self.knots)), key=lambda k: abs(self.knots[k]))
+
+    @property
+    def line_slopes(self) -> tuple[int, ...]:
+        """Of each piece, the slope of the line that is taken of x itself."""
+        first, last = int(self.pieces[0][1]), int(self.pieces[-1][1])
+        return tuple(first if k <= self.turn else last for k in range(len(self.pieces)))
 
 
 def fitted(
@@ -71,9 +90,10 @@ def fitted(
 
 @lru_cache(maxsize=256)
 def _steps(table: PiecewiseCubic, power: int, power_bits: int) -> tuple[int, tuple[int, ...]]:
-    """Integer coefficients of x^power: that of the last piece, and each piece's minus the next one's."""
+    """Integer coefficients of x^power besides the straight line: that of the last piece, and each piece's minus the next one's."""
     scale = 2.0 ** (OUT_BITS - power_bits)
-    values = [round(c[power] * scale) for c in table.pieces]
+    lines = table.line_slopes if power == 1 else (0,) * len(table.pieces)
+    values = [round((c[power] - line) * scale) for c, line in zip(table.pieces, lines, strict=True)]
     return values[-1], tuple(a - b for a, b in pairwise(values))
 
 
@@ -88,7 +108,8 @@ def weighted_sum(x: Secret, weights: Sequence[int], fraction_bits: int = 0) -> S
 
 
 async def piecewise_cubic(p: Protocol, x: Secret, table: PiecewiseCubic) -> Secret:
-    """The table's function of x, any shape, for abs(x) < 2^14. Two rounds besides those of a comparison.
+    """The table's function of x, any shape, for all x that fit the ring. Two rounds besides those of a comparison, and one to truncate
+    where the function has a line: its result has then max(fraction bits of the protocol, LINE_BITS) of them, and OUT_BITS otherwise.
 
     Besides the error of the cubics there is that of the x of x^2 and x^3, one unit in the last of its POWER_BITS.
     """
@@ -103,17 +124,25 @@ async def piecewise_cubic(p: Protocol, x: Secret, table: PiecewiseCubic) -> Secr
     (of_x, bits), of_powers = await gather(
         p.select_with_bits(below, x), p.select(below.map(lambda s: s[None]), powers)
     )
-    # Above the last knot the last line holds; below knot k the difference of the pieces beside it comes in.
-    slope, slopes = _steps(table, 1, x.fraction_bits)
+    # Above the last knot the last piece holds; below knot k the difference of the pieces beside it comes in.
+    _, slopes = _steps(table, 1, x.fraction_bits)
     constant, constants = _steps(table, 0, 0)
-    total = p.add_public(p.scale(x, slope), ring.wrap(constant))
     terms = (
         (of_x, slopes),
         (bits, constants),
         (of_powers.map(lambda s: s[0]), _steps(table, 2, 2 * POWER_BITS)[1]),
         (of_powers.map(lambda s: s[1]), _steps(table, 3, 3 * POWER_BITS)[1]),
     )
-    parts = [total, *(weighted_sum(part, weights) for part, weights in terms)]
-    return Secret(
+    parts = [weighted_sum(part, weights) for part, weights in terms]
+    total = Secret(
         [sum(shares[1:], shares[0]) for shares in zip(*(t.shares for t in parts), strict=True)], OUT_BITS
     )
+    bounded = p.add_public(total, ring.wrap(constant))
+    first, last = table.line_slopes[0], table.line_slopes[-1]
+    if not (first or last):
+        return bounded
+    # The line is as large as x: it stays at x's fraction bits, where it fits if x does, and what is left is small.
+    at = table.turn
+    line = p.add(p.scale(x, last), p.scale(of_x.map(lambda s: s[at]), first - last))
+    out_bits = max(p.fraction_bits, LINE_BITS)
+    return p.add(*await gather(p.rescale(bounded, out_bits), p.rescale(line, out_bits)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from secure_eval.functions.layer_norm import DEFAULT_RANGE, LayerNormRange, over_root_mean_square
+from math import prod
+
+from secure_eval.functions.root_mean_square import over_root_mean_square, widest
 from secure_eval.protocols.base import Protocol, Secret
 
 
@@ -12,12 +14,14 @@ async def rms_norm(
     dims: int,
     weight: Secret | None,
     eps: float,
-    squares: LayerNormRange = DEFAULT_RANGE,
+    squares: tuple[float, float] | None = None,
 ) -> Secret:
     """x / sqrt(mean(x^2) + eps) * weight over the last `dims` dimensions.
 
-    Relative error below 2^-10 of the row's largest value for mean squares in the range, to which eps counts; as many rounds as
-    layer_norm and no more bytes. Needs abs(x) < 2^(62 - fraction bits of x), and n mean(x^2) < 2^(62 - 2 fraction_bits).
+    Relative error below 2^-10 of the row's largest value for mean squares (eps included) in the range: None is the widest, from eps to
+    what fits. As many rounds as layer_norm and no more bytes. Needs abs(x) < 2^(62 - fraction bits of x), and of the weight what
+    root_mean_square says.
     """
     x = p.lift(x, max(x.fraction_bits, p.fraction_bits))
-    return await over_root_mean_square(p, x, 1.0, dims, weight, None, eps, squares)
+    low, high = squares or widest(prod(x.shape[-dims:]), 1.0, eps)
+    return await over_root_mean_square(p, x, 1.0, dims, weight, None, eps, low, high)

@@ -19,7 +19,7 @@ def table() -> PiecewiseCubic:
 
 
 async def sigmoid(p: Protocol, x: Secret) -> Secret:
-    """1 / (1 + exp(-x)), any shape. Absolute error below 2^-11 for abs(x) < 2^14.
+    """1 / (1 + exp(-x)), any shape. Absolute error below 2^-11, for all x that fit the ring.
 
     Four rounds; 51 bytes an element with two parties and a dealer.
     """

@@ -9,15 +9,16 @@ from secure_eval.functions.exponential import exp_nonpositive
 from secure_eval.functions.maximum import amax
 from secure_eval.protocols.base import Protocol, Secret
 
-_FAR_BELOW = 2**12
+_FAR_BELOW_BITS = 60
+"""A masked entry is 2^_FAR_BELOW_BITS ring units below zero: farther than any score may be, so that differences of the two still fit."""
 
 
 async def softmax_numerator(p: Protocol, x: Secret, keep: Tensor | None, dim: int) -> Secret:
     """exp(x - max(x)) where `keep` (public bools, broadcastable, None: everywhere), 0 elsewhere; any shape, along `dim`.
 
     Masked entries take no part in the maximum and never reach exp. A row with nothing to keep becomes uniform, as it does in
-    floating point when every score of a row gets the same huge negative mask. Needs abs(x) < 2^12. The largest entry of a row is 1,
-    so the row's sum is between 1 and its length.
+    floating point when every score of a row gets the same huge negative mask. Needs abs(x) < 2^(60 - fraction bits of x), which are 32 at
+    most by default: 2^28. The largest entry of a row is 1, so the row's sum is between 1 and its length.
     """
     x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits))
     if keep is not None:
@@ -25,7 +26,7 @@ async def softmax_numerator(p: Protocol, x: Secret, keep: Tensor | None, dim: in
         some = keep.any(dim, keepdim=True)
         keep = (keep | ~some).to(torch.int64)
         inside = keep * some
-        bottom = (1 - keep) * (-_FAR_BELOW << x.fraction_bits)
+        bottom = (1 - keep) * -(1 << _FAR_BELOW_BITS)
         x = p.add_public(p.scale(x, inside), bottom)
     y = p.sub(x, await amax(p, x, dim, keepdim=True))
     if keep is not None:

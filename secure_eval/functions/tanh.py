@@ -19,7 +19,7 @@ def table() -> PiecewiseCubic:
 
 
 async def tanh(p: Protocol, x: Secret) -> Secret:
-    """tanh(x), any shape. Absolute error below 2^-10 for abs(x) < 2^14.
+    """tanh(x), any shape. Absolute error below 2^-10, for all x that fit the ring.
 
     Four rounds; 51 bytes an element with two parties and a dealer.
     """

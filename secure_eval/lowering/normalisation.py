@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from secure_eval.functions.layer_norm import deviation_scale
+from secure_eval.functions.root_mean_square import widest
 from secure_eval.lowering.activations import given
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import clear, reshape, shaped
@@ -18,7 +20,17 @@ _FLOAT32_EPS = 2.0**-23
 def _layer_norm(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     weight, bias = given(args, kwargs, 2, "weight", None), given(args, kwargs, 3, "bias", None)
     eps = float(given(args, kwargs, 4, "eps", 1e-5))
-    return b.op("layer_norm", [b.secret(args[0]), len(args[1]), weight, bias, eps], value)
+    return layer_norm(b, b.secret(args[0]), len(args[1]), weight, bias, eps, value)
+
+
+def layer_norm(b: Builder, x: Ref, dims: int, weight: Any, bias: Any, eps: float, value: Any) -> Ref:
+    """Right for every variance that fits; calibration narrows or widens that."""
+    n = prod(b.shape(x)[-dims:])
+    return b.op("layer_norm", [x, dims, weight, bias, eps, *widest(n, deviation_scale(n), eps)], value)
+
+
+def rms_norm(b: Builder, x: Ref, dims: int, weight: Any, eps: float, value: Any) -> Ref:
+    return b.op("rms_norm", [x, dims, weight, eps, *widest(prod(b.shape(x)[-dims:]), 1.0, eps)], value)
 
 
 # -- by the root mean square -------------------------------------------------------------------------------------
@@ -29,7 +41,7 @@ def _rms_norm(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -
     """Without an eps torch takes the smallest of x's type."""
     weight, eps = given(args, kwargs, 2, "weight", None), given(args, kwargs, 3, "eps", None)
     eps = _FLOAT32_EPS if eps is None else float(eps)
-    return b.op("rms_norm", [b.secret(args[0]), len(args[1]), weight, eps], value)
+    return rms_norm(b, b.secret(args[0]), len(args[1]), weight, eps, value)
 
 
 def over_root_mean_square(b: Builder, x: Any, y: Any, value: Any) -> Ref | None:
@@ -52,7 +64,7 @@ def over_root_mean_square(b: Builder, x: Any, y: Any, value: Any) -> Ref | None:
         if not dims or not of_whole or not isinstance(scaled.args[1], float):
             continue
         if abs(scaled.args[1] * prod(b.shape(whole)[-dims:]) - 1) < 1e-6:
-            return b.op("rms_norm", [whole, dims, None, eps], value)
+            return rms_norm(b, whole, dims, None, eps, value)
     return None
 
 
@@ -84,8 +96,8 @@ def weighted_norm(b: Builder, x: Any, y: Any, value: Any) -> Ref | None:
         if node is None or node.args[2] is not None or not isinstance(weight, Ref):
             continue
         if b.level(weight) in ("owner", "constant") and b.shape(weight) == node.shape[-node.args[1] :]:
-            source, dims, _, eps = node.args
-            return b.op("rms_norm", [source, dims, weight, eps], value)
+            source, dims, _, *rest = node.args
+            return b.op("rms_norm", [source, dims, weight, *rest], value)
     return None
 
 
@@ -117,7 +129,7 @@ def _grouped(b: Builder, x: Ref, groups: int, weight: Any, bias: Any, eps: float
     """layer_norm of each group of channels [batch, groups, rest], then each channel's scale and shift."""
     shape = b.shape(x)
     rows = [shape[0], groups, prod(shape[1:]) // groups]
-    normed = b.op("layer_norm", [reshape(b, x, rows), 1, None, None, eps], shaped(rows))
+    normed = layer_norm(b, reshape(b, x, rows), 1, None, None, eps, shaped(rows))
     return _channel_affine(b, reshape(b, normed, shape), weight, bias, value)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import ceil, e, floor, log, log2
+from math import ceil, e, floor, inf, log, log2
 from typing import Any
 
+from secure_eval.functions.normalised import MOST_OCTAVES, ROOT_OCTAVES
 from secure_eval.lowering.activations import given, number
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
@@ -21,11 +22,12 @@ _LOG = (2.0**-16, 2.0**30)
 _EXP = (-12.0, 20.0)
 
 
-def _narrowed(b: Builder, x: Any, default: tuple[float, float]) -> list[float]:
-    """The default range, cut to what is known of a positive x."""
+def _known(b: Builder, x: Any, default: tuple[float, float], octaves: float = inf) -> list[float]:
+    """The default range, cut to what is known of x; down to a positive bound where one is known (an eps), over `octaves` at most."""
     low, high = interval(b, x)
-    narrow = max(default[0], low), min(default[1], high)
-    return list(narrow) if narrow[0] < narrow[1] else list(default)
+    most = min(default[1], high)
+    least = max(low, most * 2.0**-octaves) if low > 0 else default[0]
+    return [least, most] if least < most else list(default)
 
 
 # -- divisions and roots ---------------------------------------------------------------------------------------
@@ -64,7 +66,7 @@ def reciprocal(b: Builder, x: Ref, value: Any) -> Ref:
         return rsqrt(b, root.args[0], value)
     low, high = interval(b, x)
     if low >= 0:
-        return b.op("reciprocal", [x, *_narrowed(b, x, _RECIPROCAL)], value)
+        return b.op("reciprocal", [x, *_known(b, x, _RECIPROCAL, MOST_OCTAVES)], value)
     if high <= 0:
         return b.op("neg", [reciprocal(b, b.op("neg", [x], value), value)], value)
     return b.op("signed_reciprocal", [x, *_RECIPROCAL], value)
@@ -76,12 +78,12 @@ def _rsqrt(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
 
 
 def rsqrt(b: Builder, x: Ref, value: Any) -> Ref:
-    return b.op("rsqrt", [x, *_narrowed(b, x, _RSQRT)], value)
+    return b.op("rsqrt", [x, *_known(b, x, _RSQRT, ROOT_OCTAVES)], value)
 
 
 @rule("sqrt.default", "sqrt_.default")
 def _sqrt(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return b.op("sqrt", [args[0], *_narrowed(b, args[0], _SQRT)], value)
+    return b.op("sqrt", [args[0], *_known(b, args[0], _SQRT, ROOT_OCTAVES)], value)
 
 
 @rule("std.correction")
@@ -179,7 +181,7 @@ def _power_of_number(b: Builder, args: list[Any], kwargs: dict[str, Any], value:
 
 
 def logarithm(b: Builder, x: Ref, value: Any) -> Ref:
-    return b.op("log", [x, *_narrowed(b, x, _LOG)], value)
+    return b.op("log", [x, *_known(b, x, _LOG, ROOT_OCTAVES)], value)
 
 
 @rule("log.default", "log_.default")

@@ -227,6 +227,11 @@ class Protocol(ABC):
         bit = await self.bits_to_ring(b)
         return await self.bilinear(MUL, bit, x), bit
 
+    async def both(self, b: Bits, gate: Bits) -> Secret:
+        """b AND gate as ring elements 0 and 1; `gate` has b's shape but for the first dimension."""
+        bits, gates = await gather(self.bits_to_ring(b), self.bits_to_ring(gate))
+        return await self.bilinear(MUL, bits, gates)
+
     async def open_masked(
         self, x: Secret, *, shift: int = 0, degree: int = 1, compare: bool = False
     ) -> Masked:
@@ -240,7 +245,10 @@ class Protocol(ABC):
     async def polynomial_product(
         self, x: Secret, shift: int, coefficients: Sequence[float], out_bits: int, factor: Secret
     ) -> Secret:
-        """P(x / 2^shift) * factor elementwise, the polynomial at out_bits fraction bits; exact in the ring, so it has to fit there."""
+        """P(x / 2^shift) * factor elementwise, the polynomial at out_bits fraction bits; exact in the ring, so it has to fit there.
+
+        `factor` broadcasts to x's shape.
+        """
         opened = await self.open_masked(x, shift=shift, degree=len(coefficients) - 1)
         return await self.bilinear(MUL, await opened.polynomial(coefficients, out_bits), factor)
 

@@ -43,10 +43,21 @@ from secure_eval.protocols.base import (
     by_columns,
     integer_coefficients,
 )
-from secure_eval.protocols.dealt import And4, And14, BitMask, Mask, PolynomialProduct, Product, Truncation
+from secure_eval.protocols.dealt import (
+    And4,
+    And14,
+    BitMask,
+    BothMask,
+    Mask,
+    PolynomialProduct,
+    Product,
+    Readings,
+    Truncation,
+)
 from secure_eval.protocols.readings import MaskedOpenings, MaskReadings
 from secure_eval.protocols.steps import (
     bit_share,
+    both_share,
     polynomial_share,
     product_share,
     public_polynomial,
@@ -145,8 +156,14 @@ class Dealer2PC(MaskedOpenings):
 
     async def _begin(self, x: Secret, mask: Mask, name: str | None = None) -> Opened:
         """Starts to open x under a fresh mask, once for the same mask description; the mask is known at once,
-        c after the round."""
+        c after the round. What compares nothing is read from an opening that is there already."""
         key = mask if name is None else _WEIGHT
+        earlier = None if mask.compare or key in x.memo else self._opening(x)
+        if earlier is not None:
+            more = Readings(mask.shape, mask.shift, mask.degree, earlier.number)
+            fields = self.source.next(more)[1] if more.derived() else {}
+            fields = {"r": earlier.fields["r"], **fields}
+            x.memo[key] = Opened(self, x, earlier._pending, mask, earlier.number, fields)
         if key not in x.memo:
             number, fields = self.source.next(mask)
             pending = await start(self._open(x.shares[0] + fields["r"]))
@@ -156,11 +173,15 @@ class Dealer2PC(MaskedOpenings):
 
     async def _begin_any(self, x: Secret) -> Opened:
         """Any opening of x serves a product; a fresh one is started only where there is none yet."""
+        return self._opening(x) or await self._begin(x, Mask(tuple(x.shape)))
+
+    def _opening(self, x: Secret) -> Opened | None:
+        """The first opening of x, if there is one."""
         for key, value in x.memo.items():
             if isinstance(key, Mask) or key == _WEIGHT:
                 opened: Opened = value
                 return opened
-        return await self._begin(x, Mask(tuple(x.shape)))
+        return None
 
     async def open_masked(
         self, x: Secret, *, shift: int = 0, degree: int = 1, compare: bool = False
@@ -230,14 +251,11 @@ class Dealer2PC(MaskedOpenings):
         """One round: with P(y) = D_0 + sum_k D_k M_k in public D_k and mask powers M_k, and factor = c_f - f,
         P(y) * factor = D_0 [factor] + sum_k D_k (c_f [M_k] - [M_k f])."""
         degree, shape = len(coefficients) - 1, tuple(x.shape)
-        if shape != tuple(factor.shape):
-            raise ValueError(f"factors of one shape are multiplied, not {shape} and {tuple(factor.shape)}")
+        if shape != tuple(torch.broadcast_shapes(shape, factor.shape)):
+            raise ValueError(f"a factor of shape {tuple(factor.shape)} does not broadcast to {shape}")
         integers = tuple(integer_coefficients(coefficients, x.fraction_bits - shift, out_bits))
         opened = await self._begin(x, Mask(shape, shift, degree))
         other = await self._begin_any(factor)
-        assert isinstance(opened.number, int) and isinstance(other.number, int), (
-            "weights are no operands here"
-        )
         correlation = PolynomialProduct(shape, shift, degree, opened.number, other.number)
         _, products = self.source.next(correlation)
         await opened.arrived()
@@ -305,6 +323,19 @@ class Dealer2PC(MaskedOpenings):
         """b = e + (1 - 2e) rho from the opened e = b ^ rho: one bit, one round."""
         e, fields = await self._open_bitmask(b, BitMask(tuple(b.shape)))
         return Secret([bit_share(e, fields["ring"], add_public=self.party == 0)], 0)
+
+    async def both(self, b: Bits, gate: Bits) -> Secret:
+        """One round, a bit each."""
+        _, fields = self.source.next(BothMask(tuple(b.shape)))
+        mine = [
+            bitwords.pack_masked(b.shares[0], fields["packed"]),
+            bitwords.pack_masked(gate.shares[0], fields["gate_packed"]),
+        ]
+        specs = [TensorSpec.of(m) for m in mine]
+        received = (await Exchange({self._peer: mine}, {self._peer: specs}))[self._peer]
+        e, d = (m ^ r for m, r in zip(mine, received, strict=True))
+        ring_fields = (fields[name] for name in ("ring", "gate", "product"))
+        return Secret([both_share(e, d, *ring_fields, add_public=self.party == 0)], 0)
 
     async def select(self, b: Bits, x: Secret) -> Secret:
         """b * x: one round, one bit and x's opening unless it is open already."""

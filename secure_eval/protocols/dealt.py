@@ -54,14 +54,36 @@ class Mask(Correlation):
     ) -> Mapping[str, Tensor]:
         r = own["r"]
         names = [f.name for f in self.derived() if not f.xor]
-        values = (
-            dict(zip(names, mask_readings(r, shift=self.shift, degree=self.degree), strict=True))
-            if names
-            else {}
-        )
+        values = _readings(r, names, self.shift, self.degree)
         if self.compare:
             values["groups"] = bytewords.byte_indicators(r) if self.one_level else bitwords.indicators(r)
         return values
+
+
+def _readings(r: Tensor, names: Sequence[str], shift: int, degree: int) -> dict[str, Tensor]:
+    """mask_readings by name; nothing is computed where there are none."""
+    return dict(zip(names, mask_readings(r, shift=shift, degree=degree), strict=True)) if names else {}
+
+
+@dataclass(frozen=True)
+class Readings(Correlation):
+    """More readings of a value that is open under the mask `x`: what a Mask of another shift or degree deals, of the same r."""
+
+    shape: tuple[int, ...]
+    shift: int
+    degree: int
+    x: int | str
+
+    def derived(self) -> Sequence[Field]:
+        return Mask(self.shape, self.shift, self.degree).derived()
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        return _readings(others(self.x)["r"], [f.name for f in self.derived()], self.shift, self.degree)
+
+    def references(self) -> Sequence[object]:
+        return (self.x,)
 
 
 @dataclass(frozen=True)
@@ -113,13 +135,13 @@ class Product(Correlation):
 
 @dataclass(frozen=True)
 class PolynomialProduct(Correlation):
-    """What a Mask deals of its powers and wraps, each multiplied by the mask of a factor of the same shape."""
+    """What a Mask deals of its powers and wraps, each multiplied by the mask of a factor that broadcasts to its shape."""
 
     shape: tuple[int, ...]
     shift: int
     degree: int
-    x: int
-    factor: int
+    x: int | str
+    factor: int | str
 
     def derived(self) -> Sequence[Field]:
         powers = [Field(f"power{j}", TensorSpec(self.shape)) for j in range(1, self.degree + 1)]
@@ -188,6 +210,33 @@ class And14(Correlation):
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
         return {"products": bytewords.byte_mask_products(own["masks"])}
+
+
+@dataclass(frozen=True)
+class BothMask(Correlation):
+    """Masks of secret bits and of the bits that gate them, as XOR shares and as ring shares, and their products in the ring.
+
+    The gates have the bits' shape but for the first dimension.
+    """
+
+    shape: tuple[int, ...]
+
+    def random(self) -> Sequence[Field]:
+        sizes = {"packed": prod(self.shape), "gate_packed": prod(self.shape[1:])}
+        return [
+            Field(name, TensorSpec((-(-size // 8),), torch.uint8), xor=True) for name, size in sizes.items()
+        ]
+
+    def derived(self) -> Sequence[Field]:
+        shapes = {"ring": self.shape, "gate": self.shape[1:], "product": self.shape}
+        return [Field(name, TensorSpec(shape)) for name, shape in shapes.items()]
+
+    def derive(
+        self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        bits = bits_as_ring(own["packed"], shape=self.shape)
+        gate = bits_as_ring(own["gate_packed"], shape=self.shape[1:])
+        return {"ring": bits, "gate": gate, "product": bits * gate}
 
 
 @dataclass(frozen=True)

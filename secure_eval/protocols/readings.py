@@ -31,7 +31,8 @@ class MaskReadings(Masked):
         if not self.mask.shift:
             return self.x
         bits = self.x.fraction_bits - self.mask.shift
-        return await once(self.x.memo, ("truncated", self.number), lambda: self.ring_polynomial((0, 1), bits))
+        key = ("truncated", self.number, self.mask.shift)
+        return await once(self.x.memo, key, lambda: self.ring_polynomial((0, 1), bits))
 
     async def polynomial(self, coefficients: Sequence[float], out_bits: int) -> Secret:
         """sum_j coefficients[j] y^j of the truncated y, exact in the ring."""

@@ -134,6 +134,17 @@ def bit_share(packed: Tensor, rho: Tensor, *, add_public: bool) -> Tensor:
 
 
 @kernel
+def both_share(
+    packed: Tensor, gate_packed: Tensor, rho: Tensor, gate: Tensor, product: Tensor, *, add_public: bool
+) -> Tensor:
+    """Share of b g as a ring element from the packed opened e = b ^ rho and d = g ^ gate: (e + (1 - 2e) rho) (d + (1 - 2d) gate)."""
+    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
+    d = bitwords.unpack_bits(gate_packed, gate.numel()).view(gate.shape).to(ring.DTYPE)
+    share = (1 - 2 * e) * d * rho + e * (1 - 2 * d) * gate + (1 - 2 * e) * (1 - 2 * d) * product
+    return share + e * d if add_public else share
+
+
+@kernel
 def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Tensor) -> Tensor:
     """Share of b * x from the packed opened e = b ^ rho and c = x + r.
 

@@ -215,10 +215,7 @@ def _arguments(node: Node, ranges: Ranges, fraction_bits: int, margin_bits: floa
     stated, seen = STATED[node.op], ranges.nodes[node.name]
     for name, (low, high) in stated.limits(node, fraction_bits).items():
         extent = seen.quantities[name]
-        least, most = (
-            1.0 if stated.defaults is not None and limit != default else 2.0**margin_bits
-            for limit, default in zip((low, high), stated.defaults or (None, None), strict=True)
-        )
+        least, most = (2.0**margin_bits if needed else 1.0 for needed in stated.margins(node, name))
         yield Quantity(node, name, extent.smallest, extent.largest, low, high, least, most)
 
 

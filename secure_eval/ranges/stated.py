@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.functions.exponential import ExpRange
-from secure_eval.functions.layer_norm import DEFAULT_RANGE
+from secure_eval.functions.exponential import LOWEST, ExpRange
+from secure_eval.functions.layer_norm import deviation_scale
 from secure_eval.functions.logarithm import LOG_RANGE
 from secure_eval.functions.normalised import reciprocal, rsqrt
 from secure_eval.functions.octave_power import SIGNED_RANGE, SQRT_RANGE
+from secure_eval.functions.root_mean_square import plan, widest
 from secure_eval.program import Node
 from secure_eval.reference import MEANINGS
 from secure_eval.rules.nonlinear import MASK_BELOW
@@ -35,21 +36,18 @@ class Stated:
     """`quantities` of the arguments' values (float64, clear ones in their own type) by name, any shapes; `limits` of a node at so many
     fraction bits: for each name the least and the largest value allowed, None for no limit.
 
-    A name that has no limits is a value inside the operation that the ring has to hold. `defaults`: of an operation whose limits are
-    arguments of the node, those that it has where nothing is known. Other ones were proven at capture, or come from calibration with
-    a margin of their own.
+    A name that has no limits is a value inside the operation that the ring has to hold. `margins` says of a node and a name whether its
+    two limits need a margin: those that were proven at capture need none, and what comes from calibration has one of its own.
     """
 
     quantities: Callable[..., Mapping[str, Tensor]]
     limits: Callable[[Node, int], Mapping[str, Limits]] = lambda node, fraction_bits: {}
-    defaults: Limits | None = None
+    margins: Callable[[Node, str], tuple[bool, bool]] = lambda node, name: (True, True)
 
 
-def _function(magnitude: float) -> Stated:
-    return Stated(
-        lambda x, *rest: {"magnitude of the argument": x.abs()},
-        lambda node, fraction_bits: {"magnitude of the argument": (None, magnitude)},
-    )
+def _unless_given(low: float | None, high: float | None) -> Callable[[Node, str], tuple[bool, bool]]:
+    """Margins where a node's second and third argument are still those that it has where nothing is known."""
+    return lambda node, name: (node.args[1] == low, node.args[2] == high)
 
 
 def _scores(x: Tensor, mask: Tensor | None, dim: int) -> Mapping[str, Tensor]:
@@ -60,81 +58,99 @@ def _scores(x: Tensor, mask: Tensor | None, dim: int) -> Mapping[str, Tensor]:
     return {"magnitude of the scores": x.abs()}
 
 
-def _rows(x: Tensor, dims: int, weight: Any, bias: Any, eps: float) -> Mapping[str, Tensor]:
+def _rows(
+    x: Tensor, dims: int, weight: Any, bias: Any, eps: float, low: float, high: float
+) -> Mapping[str, Tensor]:
     axes = tuple(range(-dims, 0))
-    n = prod(x.shape[-dims:])
     deviation = x - x.mean(axes, keepdim=True)
-    squares = (deviation**2).sum(axes)
-    k = n / 2 ** (n.bit_length() - 1)
     return {
-        "variance": squares / n + eps,
-        "row length times deviation": n * deviation.abs(),
-        "sum of squares": k**2 * squares,
+        "variance": (deviation**2).mean(axes) + eps,
+        "row length times deviation": prod(x.shape[-dims:]) * deviation.abs(),
+        **_weight(weight),
     }
 
 
-def _row_limits(node: Node, fraction_bits: int) -> Mapping[str, Limits]:
-    held = 2.0 ** (VALUE_BITS - 2 * fraction_bits)
-    return {
-        "variance": (DEFAULT_RANGE.low, DEFAULT_RANGE.high),
-        "row length times deviation": (None, held),
-        "sum of squares": (None, held),
-    }
+def _squares(x: Tensor, dims: int, weight: Any, eps: float, low: float, high: float) -> Mapping[str, Tensor]:
+    return {"mean square": (x**2).mean(tuple(range(-dims, 0))) + eps, **_weight(weight)}
+
+
+def _weight(weight: Any) -> Mapping[str, Tensor]:
+    return {} if weight is None else {"weight": weight.abs()}
+
+
+def _row_limits(quantity: str) -> Callable[[Node, int], Mapping[str, Limits]]:
+    """Of a norm: its own low (none where eps alone is as much) and high, and a weight whose product with a numerator fits."""
+
+    def limits(node: Node, fraction_bits: int) -> Mapping[str, Limits]:
+        eps, low, high = node.args[-3:]
+        n, k = _row(node)
+        found: dict[str, Limits] = {quantity: (low if low > eps else None, high)}
+        if quantity == "variance":
+            found["row length times deviation"] = None, 2.0 ** (VALUE_BITS - 2 * fraction_bits)
+        if node.args[2] is not None:
+            found["weight"] = None, plan(n, low * k**2, high * k**2).largest_weight(n, fraction_bits)
+        return found
+
+    return limits
+
+
+def _row(node: Node) -> tuple[int, float]:
+    """A norm's row length, and the factor of the values that it sums squares of."""
+    n = prod(node.shape[len(node.shape) - node.args[1] :])
+    return n, deviation_scale(n) if node.op == "layer_norm" else 1.0
+
+
+def _row_margins(node: Node, name: str) -> tuple[bool, bool]:
+    """A weight is known, not an example; a range other than the widest was fitted, with a margin."""
+    if name == "row length times deviation":
+        return False, True
+    low, high = widest(*_row(node), node.args[-3])
+    return name != "weight" and node.args[-2] == low, name != "weight" and node.args[-1] == high
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Mapping[str, Tensor]:
     return {"product without the bias": MEANINGS["linear"](x, weight, None).abs()}
 
 
-def _between(defaults: Limits, least: float | None = None) -> Stated:
-    """An argument between the node's own low and high; `least` in place of low where that is no limit."""
+def _between(low: float, high: float, least: float | None = None) -> Stated:
+    """An argument between the node's own low and high, by default these; `least` in place of low where that is no limit."""
     return Stated(
         lambda x, low, high: {"argument": x},
         lambda node, bits: {"argument": (node.args[1] if least is None else least, node.args[2])},
-        defaults,
+        _unless_given(low, high),
     )
 
 
-def _defaults(function: Callable[..., Any]) -> Limits:
+def _defaults(function: Callable[..., Any]) -> tuple[float, float]:
     """What a function takes for low and high where nothing is said."""
     parameters = signature(function).parameters
     return parameters["low"].default, parameters["high"].default
 
 
-def _squares(x: Tensor, dims: int, weight: Any, eps: float) -> Mapping[str, Tensor]:
-    total = (x**2).sum(tuple(range(-dims, 0)))
-    n = prod(x.shape[-dims:])
-    return {"mean square": total / n + eps, "sum of squares": total}
-
-
-def _square_limits(node: Node, fraction_bits: int) -> Mapping[str, Limits]:
-    held = 2.0 ** (VALUE_BITS - 2 * fraction_bits)
-    return {"mean square": (DEFAULT_RANGE.low, DEFAULT_RANGE.high), "sum of squares": (None, held)}
-
-
 STATED: dict[str, Stated] = {
-    **dict.fromkeys(
-        ("gelu", "tanh", "sigmoid", "silu", "erf", "softplus", "elu", "mish"), _function(2.0**14)
-    ),
-    "reciprocal": _between(_defaults(reciprocal)),
-    "rsqrt": _between(_defaults(rsqrt)),
+    "reciprocal": _between(*_defaults(reciprocal)),
+    "rsqrt": _between(*_defaults(rsqrt)),
     "signed_reciprocal": Stated(
         lambda x, low, high: {"magnitude of the argument": x.abs()},
         lambda node, bits: {"magnitude of the argument": (node.args[1], node.args[2])},
-        (SIGNED_RANGE.low, SIGNED_RANGE.high),
+        _unless_given(SIGNED_RANGE.low, SIGNED_RANGE.high),
     ),
-    "sqrt": _between((0.0, SQRT_RANGE.high), least=0.0),
-    "log": _between((LOG_RANGE.low, LOG_RANGE.high)),
+    "sqrt": _between(SQRT_RANGE.low, SQRT_RANGE.high, least=0.0),
+    "log": _between(LOG_RANGE.low, LOG_RANGE.high),
     "exp": Stated(
         lambda x, low, high: {"exponential": torch.exp(x)},
-        lambda node, bits: {"exponential": (None, exp(node.args[2]))},
-        (None, exp(ExpRange().high)),
+        # Below LOWEST zero is right to 2^-17.
+        lambda node, bits: {
+            "exponential": (exp(node.args[1]) if node.args[1] > LOWEST else None, exp(node.args[2]))
+        },
+        _unless_given(None, ExpRange().high),
     ),
     "softmax_numerator": Stated(
-        _scores, lambda node, fraction_bits: {"magnitude of the scores": (None, 2.0**12)}
+        _scores,
+        lambda node, fraction_bits: {"magnitude of the scores": (None, 2.0 ** (60 - 2 * fraction_bits))},
     ),
-    "layer_norm": Stated(_rows, _row_limits),
-    "rms_norm": Stated(_squares, _square_limits),
+    "layer_norm": Stated(_rows, _row_limits("variance"), _row_margins),
+    "rms_norm": Stated(_squares, _row_limits("mean square"), _row_margins),
     "linear": Stated(_product),
 }
 """Operation -> what it states."""

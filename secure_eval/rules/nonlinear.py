@@ -33,14 +33,16 @@ async def _softmax_numerator(p: Protocol, node: Node, x: Secret, mask: Tensor | 
 
 @rule
 async def _layer_norm(
-    p: Protocol, node: Node, x: Secret, dims: int, weight: Any, bias: Any, eps: float
+    p: Protocol, node: Node, x: Secret, dims: int, weight: Any, bias: Any, eps: float, low: float, high: float
 ) -> Secret:
-    return await layer_norm(p, x, dims, _shared(p, weight), _shared(p, bias), eps)
+    return await layer_norm(p, x, dims, _shared(p, weight), _shared(p, bias), eps, (low, high))
 
 
 @rule
-async def _rms_norm(p: Protocol, node: Node, x: Secret, dims: int, weight: Any, eps: float) -> Secret:
-    return await rms_norm(p, x, dims, _shared(p, weight), eps)
+async def _rms_norm(
+    p: Protocol, node: Node, x: Secret, dims: int, weight: Any, eps: float, low: float, high: float
+) -> Secret:
+    return await rms_norm(p, x, dims, _shared(p, weight), eps, (low, high))
 
 
 def _shared(p: Protocol, value: Any) -> Secret | None:

@@ -271,7 +271,14 @@ def _numerator(steps: Steps, value: Tensor, x: Approximate, mask: Tensor | None,
 
 @bound("layer_norm")
 def _layer_norm(
-    steps: Steps, value: Tensor, x: Approximate, dims: int, weight: Any, bias: Any, eps: float
+    steps: Steps,
+    value: Tensor,
+    x: Approximate,
+    dims: int,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    *between: float,
 ) -> Tensor:
     """Deviations from the mean are off by d; so is, at most, their root mean square. What comes out has a relative error below 2^-10."""
     axes = tuple(range(-dims, 0))
@@ -288,7 +295,9 @@ def _layer_norm(
 
 
 @bound("rms_norm")
-def _rms_norm(steps: Steps, value: Tensor, x: Approximate, dims: int, weight: Any, eps: float) -> Tensor:
+def _rms_norm(
+    steps: Steps, value: Tensor, x: Approximate, dims: int, weight: Any, eps: float, *between: float
+) -> Tensor:
     """As layer_norm, without the mean."""
     axes = tuple(range(-dims, 0))
     d = (x.error + steps.fine + steps.cut).amax(axes, keepdim=True)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, floor, inf, log2
+from math import ceil, floor, inf, log2, prod
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from secure_eval.functions.layer_norm import deviation_scale
+from secure_eval.functions.root_mean_square import widest
 from secure_eval.magnitudes import bits, promise, proven, with_bounds
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.ranges import STATED
@@ -390,7 +392,7 @@ def _stated(s: Sketch, op: str, x: Ref, *rest: Any) -> None:
     """DoesNotApply where what the operation states a range for, at either end of x's error, is outside."""
     known: Approximate = s.value(x)
     arguments = [s.exact(a) for a in rest]
-    limits = STATED[op].limits(Node("", op, (x, *rest), "secret", ()), s.fraction_bits)
+    limits = STATED[op].limits(Node("", op, (x, *rest), "secret", tuple(known.value.shape)), s.fraction_bits)
     for sign in (-1, 0, 1):
         found = STATED[op].quantities(known.value + sign * known.error, *arguments)
         for name, (low, high) in limits.items():
@@ -498,7 +500,8 @@ def _layer_norm(s: Sketch, op: str) -> Ref:
     rest: tuple[Any, ...] = (_operand(s, shape[-dims:]) if affine else None,)
     if op == "layer_norm":
         rest = (*rest, _operand(s, shape[-dims:]) if affine == 2 else None)
-    rest = (dims, *rest, s.draw(st.sampled_from((1e-5, 1e-12))))
+    n, eps = prod(shape[-dims:]), s.draw(st.sampled_from((1e-5, 1e-12)))
+    rest = (dims, *rest, eps, *widest(n, deviation_scale(n) if op == "layer_norm" else 1.0, eps))
     _stated(s, op, x, *rest)
     return s.secret(op, x, *rest)
 

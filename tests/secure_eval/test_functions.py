@@ -22,7 +22,7 @@ from secure_eval.functions.elu import elu
 from secure_eval.functions.erf import erf
 from secure_eval.functions.exponential import ExpRange, exp, exp_nonpositive
 from secure_eval.functions.gelu import gelu
-from secure_eval.functions.layer_norm import layer_norm
+from secure_eval.functions.layer_norm import deviation_scale, layer_norm
 from secure_eval.functions.logarithm import log
 from secure_eval.functions.maximum import amax, max_with_index
 from secure_eval.functions.mish import mish
@@ -31,6 +31,7 @@ from secure_eval.functions.octave_power import signed_reciprocal, sqrt
 from secure_eval.functions.octaves import Octaves
 from secure_eval.functions.piecewise import PiecewiseCubic
 from secure_eval.functions.rms_norm import rms_norm
+from secure_eval.functions.root_mean_square import plan, widest
 from secure_eval.functions.sigmoid import sigmoid
 from secure_eval.functions.silu import silu
 from secure_eval.functions.softmax import softmax_numerator
@@ -62,9 +63,10 @@ def compare(
     return float((error / wanted.abs() if relative else error).max())
 
 
-def line() -> Tensor:
-    """Dense around zero and the thresholds, then up to the ends of the range."""
-    ends = torch.logspace(0, 13.99, 300, base=2, dtype=torch.float64)
+def line(bits: int) -> Tensor:
+    """Dense around zero and the thresholds, then up to all that is promised: 2^30, or what so many fraction bits leave."""
+    largest = min(30, 60 - bits)
+    ends = torch.logspace(0, largest - 1e-3, 300, base=2, dtype=torch.float64)
     near = torch.cat(
         [
             torch.arange(-40, 41, dtype=torch.float64) * 2.0**-16 + t
@@ -81,7 +83,7 @@ def test_gelu(protocol: type[Protocol], approximate: str, bits: int) -> None:
         compare(
             protocol,
             lambda p, x: gelu(p, x, approximate),
-            line(),
+            line(bits),
             lambda x: F.gelu(x, approximate=approximate),
             bits,
         )
@@ -105,16 +107,23 @@ PIECEWISE: dict[str, tuple[Callable[..., Any], Callable[[Tensor], Tensor], float
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_piecewise_cubics(protocol: type[Protocol], name: str, bits: int) -> None:
     function, reference, bound = PIECEWISE[name]
-    assert compare(protocol, function, line(), reference, bits) < bound
+    assert compare(protocol, function, line(bits), reference, bits) < bound
 
 
 @pytest.mark.parametrize("name", PIECEWISE)
-def test_piecewise_cubics_take_four_rounds(name: str) -> None:
-    """And the bytes an element that their docstrings say."""
+def test_piecewise_cubics_and_their_truncation_take_five_rounds(name: str) -> None:
+    """With the truncation that the next product needs, and the bytes an element that their docstrings say."""
     function = PIECEWISE[name][0]
-    result = evaluate(protocols.get("dealer2pc"), function, torch.zeros(MANY, dtype=torch.int64))
+
+    async def truncated(p: Protocol, x: Secret) -> Secret:
+        return await p.rescale(await function(p, x))
+
+    zeros = torch.zeros(MANY, dtype=torch.int64)
+    result = evaluate(protocols.get("dealer2pc"), function, zeros)
     said = inspect.getdoc(elu if name.startswith("elu") else function) or ""
-    assert result.rounds == 4 and f"{result.bytes / MANY:.3g} bytes an element" in said, result.bytes / MANY
+    assert f"{result.bytes / MANY:.3g} bytes an element" in said, result.bytes / MANY
+    assert {4: "Four rounds", 5: "Five rounds, a truncation included"}[result.rounds] in said
+    assert evaluate(protocols.get("dealer2pc"), truncated, zeros).rounds == 5
 
 
 @pytest.mark.parametrize(
@@ -135,7 +144,9 @@ def test_tables_that_make_no_sense_are_refused(fields: dict[str, Any], said: str
 @pytest.mark.parametrize("bits", [0, 16, 40])
 def test_clamp_is_exact(protocol: type[Protocol], bits: int) -> None:
     assert (
-        compare(protocol, lambda p, x: clamp(p, x, -3.75, 6.0), line(), lambda x: x.clamp(-3.75, 6.0), bits)
+        compare(
+            protocol, lambda p, x: clamp(p, x, -3.75, 6.0), line(bits), lambda x: x.clamp(-3.75, 6.0), bits
+        )
         == 0
     )
 
@@ -187,7 +198,7 @@ def test_exp(protocol: type[Protocol], bits: int) -> None:
         [torch.linspace(-12, 20, 8001, dtype=torch.float64), torch.tensor(edges, dtype=torch.float64)]
     )
     assert compare(protocol, exp, x.clamp(-12, 20), torch.exp, bits, relative=True) < BOUND
-    below = torch.tensor([-12.001, -13.0, -100.0, -(2.0**13.9)], dtype=torch.float64)
+    below = torch.tensor([-12.001, -13.0, -100.0, -(2.0 ** min(29.9, 57 - bits))], dtype=torch.float64)
     assert compare(protocol, exp, below, torch.zeros_like, bits) == 0
 
 
@@ -358,6 +369,13 @@ def test_softmax(protocol: type[Protocol], length: int, spread: float) -> None:
     assert compare(protocol, softmax(None, length), x, lambda v: torch.softmax(v, -1)) < BOUND
 
 
+KEEP = torch.tensor([True, True, False])
+
+
+def masked_softmax(x: Tensor) -> Tensor:
+    return torch.softmax(x.masked_fill(~KEEP, -torch.inf), -1)
+
+
 def test_softmax_of_extreme_scores(protocol: type[Protocol]) -> None:
     x = torch.tensor(
         [[60.0, -60.0, 0.0], [-60.0, -60.0, -60.0], [2000.0, -2000.0, 1999.0], [0.0, 11.99, 12.01]],
@@ -365,6 +383,13 @@ def test_softmax_of_extreme_scores(protocol: type[Protocol]) -> None:
     )
     for bits in (16, 32, 48):
         assert compare(protocol, softmax(None, 3), x, lambda v: torch.softmax(v, -1), bits) < BOUND
+    far = torch.tensor(
+        [[2.0**27.9, -(2.0**27.9), 0.0], [-(2.0**27.9), -(2.0**27.9) + 1, -(2.0**27)]], dtype=torch.float64
+    )
+    for bits in (16, 32):
+        assert compare(protocol, softmax(None, 3), far, lambda v: torch.softmax(v, -1), bits) < BOUND
+        # A masked entry stays farther below than any score.
+        assert compare(protocol, softmax(KEEP, 3), far, masked_softmax, bits) < BOUND
 
 
 def test_softmax_rows_sum_to_one(protocol: type[Protocol]) -> None:
@@ -458,22 +483,140 @@ def test_fully_masked_rows_become_uniform(protocol: type[Protocol]) -> None:
 # ------------------------
 
 
+EPSILONS = (1e-12, 1e-6, 1e-5)
+NORMS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
+    "layer_norm": (
+        lambda p, x, eps, *r: layer_norm(p, x, 1, None, None, eps, *r),
+        lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps),
+    ),
+    "rms_norm": (
+        lambda p, x, eps, *r: rms_norm(p, x, 1, None, eps, *r),
+        lambda x, eps: F.rms_norm(x, x.shape[-1:], eps=eps),
+    ),
+}
+
+
+def rows_of(squares: Tensor, n: int) -> Tensor:
+    """Rows without mean and of these mean squares: normal, with an outlier as language models have them, and of two values."""
+    x = scores(len(squares), n, 1.0, seed=n)
+    x[::3, 0] *= 6
+    x[1::3] = torch.ones(n, dtype=torch.float64).cumsum(0) % 2
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x * x).mean(-1, keepdim=True).sqrt() * squares[:, None].sqrt()
+
+
+def norm_error(protocol: type[Protocol], name: str, x: Tensor, bits: int, eps: float, *between: Any) -> float:
+    """The largest error relative to the row's largest output, or to 1 where that is less (rows far below eps)."""
+    secure, meaning = NORMS[name]
+    encoded = ring.encode(x, bits)
+    wanted = meaning(ring.decode(encoded, bits), eps)
+    result = evaluate(protocol, lambda p, v: secure(p, v, eps, *between), encoded, fraction_bits=bits)
+    return float(((decoded(result) - wanted).abs().amax(-1) / wanted.abs().amax(-1).clamp(min=1)).max())
+
+
 @pytest.mark.parametrize("n", [3, 64, 384, 768, 1000])
 @pytest.mark.parametrize("bits", [16, 32])
-def test_layer_norm(protocol: type[Protocol], n: int, bits: int) -> None:
-    """Variances over the whole range, means away from zero, an outlier as language models have them."""
-    variances = torch.logspace(-10, 16, 27, base=2, dtype=torch.float64)[:, None]
-    x = scores(27, n, 1.0, seed=n)
-    x[::3, 0] *= 6
-    x = (x - x.mean(-1, keepdim=True)) / x.var(-1, unbiased=False, keepdim=True).sqrt()
-    x = x * variances.sqrt() + torch.linspace(-8, 8, 27, dtype=torch.float64)[:, None]
-    encoded = ring.encode(x, bits)
-    wanted = F.layer_norm(ring.decode(encoded, bits), (n,), eps=1e-12)
-    result = decoded(
-        evaluate(protocol, lambda p, v: layer_norm(p, v, 1, None, None, 1e-12), encoded, fraction_bits=bits)
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_over_every_variance(protocol: type[Protocol], name: str, n: int, bits: int) -> None:
+    """From eps, or what the ring's own steps leave, to what fits; layer norms with means away from zero as well."""
+    low = -40 if bits == 32 else -26
+    squares = torch.logspace(low, 20, 3 * (20 - low) + 1, base=2, dtype=torch.float64)
+    x = rows_of(squares, n)
+    if name == "layer_norm":
+        x = x + torch.linspace(-8, 8, len(x), dtype=torch.float64)[:, None]
+    assert norm_error(protocol, name, x, bits, 1e-12) < BOUND
+
+
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_at_the_ends_of_their_range_and_around_where_windows_meet(
+    protocol: type[Protocol], name: str, eps: float
+) -> None:
+    n = 96
+    k = deviation_scale(n) if name == "layer_norm" else 1.0
+    low, high = widest(n, k, eps)
+    fine, coarse = plan(n, low * k**2, high * k**2).windows
+    # As far as n (x - mean), with some 40 fraction bits, fits; the range itself goes further for larger eps.
+    top = min(high, 2.0**36)
+    meeting = fine.high / k**2
+    squares = [low * 1e-9, low, meeting * 0.98, meeting - eps, meeting * 1.02, (top - eps) * (1 - 2.0**-20)]
+    assert coarse.low == fine.high and low == eps
+    assert norm_error(protocol, name, rows_of(torch.tensor(squares, dtype=torch.float64), n), 32, eps) < BOUND
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_beyond_their_range_are_wrong(name: str) -> None:
+    """The stated end is where they stop to be right, give or take one bit of the ring: no more careful than it says."""
+    high = widest(4096, 1.0, 1e-12)[1]
+    x = rows_of(torch.tensor([high * 2.1], dtype=torch.float64), 4096)
+    assert norm_error(protocols.get("plain"), name, x, 32, 1e-12) > 2.0**-4
+
+
+@pytest.mark.parametrize("between", [(2.0**-24, 2.0**-8), (2.0**-3, 2.0**3), (2.0**10, 2.0**24), (1.0, 1.0)])
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_over_a_range_of_their_own(
+    protocol: type[Protocol], name: str, between: tuple[float, float]
+) -> None:
+    squares = torch.logspace(
+        *(float(torch.tensor(v).log2()) for v in between), 12, base=2, dtype=torch.float64
     )
-    error = (result - wanted).abs().amax(-1) / wanted.abs().amax(-1)
-    assert float(error.max()) < BOUND, error
+    assert norm_error(protocol, name, rows_of(squares, 200), 32, 1e-12, between) < BOUND
+
+
+@pytest.mark.parametrize("eps", EPSILONS)
+@pytest.mark.parametrize("value", [0.0, 3.25, -1000.0])
+def test_a_layer_norm_of_a_constant_row_is_exactly_its_bias(
+    protocol: type[Protocol], value: float, eps: float
+) -> None:
+    x = torch.full((3, 48), value, dtype=torch.float64)
+    weight, bias = torch.linspace(-2, 2, 48), torch.linspace(-7, 7, 48)
+
+    async def function(p: Protocol, v: Secret, w: Secret, b: Secret) -> Secret:
+        return await layer_norm(p, v, 1, w, b, eps)
+
+    result = decoded(evaluate(protocol, function, ring.encode(x, 16), weights=[weight, bias]))
+    assert torch.equal(result, ring.decode(ring.encode(bias, 16), 16).expand(3, 48))
+
+
+def test_norms_with_weights_as_large_as_is_stated(protocol: type[Protocol]) -> None:
+    n, eps = 96, 1e-12
+    x = rows_of(torch.logspace(-38, 20, 30, base=2, dtype=torch.float64), n)
+    low, high = widest(n, 1.0, eps)
+    largest = plan(n, low, high).largest_weight(n, 16)
+    assert 2.0**12 < largest < 2.0**14
+    weight = torch.linspace(-largest * 0.99, largest * 0.99, n)
+
+    async def function(p: Protocol, v: Secret, w: Secret) -> Secret:
+        return await rms_norm(p, v, 1, w, eps)
+
+    encoded = ring.encode(x, 32)
+    result = decoded(evaluate(protocol, function, encoded, fraction_bits=32, weights=[weight]))
+    held = ring.decode(ring.encode(weight, 16), 16)
+    wanted = F.rms_norm(ring.decode(encoded, 32), (n,), eps=eps) * held
+    assert float(((result - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max()) < BOUND
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.0, 1.0), (2.0**-40, 2.0**60)])
+def test_ranges_of_norms_that_make_no_sense_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        plan(768, low, high)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_two_windows_take_the_rounds_of_one(affine: bool) -> None:
+    """And a product with the weight takes no opening of its own: 8 bytes an element for x and for the numerator of each window."""
+    n, count = 1024, 64
+    x, weights = torch.zeros(count, n, dtype=torch.int64), [torch.ones(n)] if affine else []
+    found = []
+    for between in ((0.5, 2.0), None):
+
+        async def function(p: Protocol, v: Secret, *w: Secret, r: Any = between) -> Secret:
+            return await layer_norm(p, v, 1, w[0] if w else None, None, 1e-12, r)
+
+        found.append(evaluate(protocols.get("dealer2pc"), function, x, fraction_bits=32, weights=weights))
+    one, two = found
+    assert one.rounds == two.rounds == 7
+    assert one.bytes / x.numel() < 16.3 + affine / 8 and two.bytes / x.numel() < 25 + affine / 4
 
 
 def test_layer_norm_with_affine_parameters_and_two_dimensions(protocol: type[Protocol]) -> None:
@@ -486,32 +629,6 @@ def test_layer_norm_with_affine_parameters_and_two_dimensions(protocol: type[Pro
     result = decoded(evaluate(protocol, function, ring.encode(x, 16), weights=[weight, bias]))
     wanted = F.layer_norm(x, (4, 6), weight, bias, 1e-5)
     assert float((result - wanted).abs().max() / wanted.abs().max()) < BOUND
-
-
-def test_layer_norm_of_a_constant_row_is_finite_and_small(protocol: type[Protocol]) -> None:
-    """A variance below the range: eps holds the scale down."""
-    x = torch.full((2, 16), 3.25, dtype=torch.float64)
-    result = decoded(
-        evaluate(protocol, lambda p, v: layer_norm(p, v, 1, None, None, 1e-5), ring.encode(x, 16))
-    )
-    assert float(result.abs().max()) < 2.0**-6
-
-
-@pytest.mark.parametrize("n", [3, 64, 768, 4096])
-@pytest.mark.parametrize("bits", [12, 16, 32])
-def test_rms_norm(protocol: type[Protocol], n: int, bits: int) -> None:
-    """Mean squares over the whole range, an outlier as language models have them."""
-    squares = torch.logspace(-10 if bits > 12 else -4, 16, 27, base=2, dtype=torch.float64)[:, None]
-    x = scores(27, n, 1.0, seed=n)
-    x[::3, 0] *= 6
-    x = x / (x * x).mean(-1, keepdim=True).sqrt() * squares.sqrt()
-    encoded = ring.encode(x, bits)
-    wanted = F.rms_norm(ring.decode(encoded, bits), (n,), eps=1e-12)
-    result = decoded(
-        evaluate(protocol, lambda p, v: rms_norm(p, v, 1, None, 1e-12), encoded, fraction_bits=bits)
-    )
-    error = (result - wanted).abs().amax(-1) / wanted.abs().amax(-1)
-    assert float(error.max()) < BOUND, error
 
 
 def test_rms_norm_costs_no_more_than_layer_norm() -> None:

@@ -106,6 +106,9 @@ def cases(r: Random, s: tuple[int, ...]) -> Iterator[tuple[str, tuple[Tensor, ..
             dealt = r(*s, dtype=ring.smallest_dtype(shift))
             opened = byte(r, packed(n)), byte(r, packed(n))
             yield "truncation_share", (r(*s), *opened, mask, dealt), {"shift": shift, **parameters}
+    for first in (True, False):
+        opened = byte(r, packed(3 * n)), byte(r, packed(n))
+        yield "both_share", (*opened, r(3, *s), r(*s), r(3, *s)), {"add_public": first}
     for bits in (s, (3, *s), *([(*s[:-1], 1)] if s else [])):
         shape = tuple(torch.broadcast_shapes(bits, s))
         count = torch.Size(bits).numel()
