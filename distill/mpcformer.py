@@ -43,7 +43,7 @@ def epochs(texts: int) -> tuple[float, float]:
     """(epochs of stage 1, of stage 2) for a data set of `texts` training texts.
 
     Published are nine numbers of epochs for nine data sets. Between them stage 1 follows the least-squares line
-    through the logarithms of both, kept within the smallest and the largest published: within a factor of 2.6 of
+    through the logarithms of both, kept within the smallest and the largest published: within a factor of 2.7 of
     each published number.
     """
     points = [(math.log(size), math.log(count)) for size, count in PUBLISHED.values()]

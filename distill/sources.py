@@ -124,22 +124,27 @@ def _local(kind: str, path: Path, config: "TaskConfig", cache: str) -> dict[str,
 def _table(kind: str, path: Path, config: "TaskConfig", kept: dict[str, Any]) -> "Dataset":
     """A table with a header line, every field as the text that stands there."""
     import datasets
-    import pandas
 
-    options: dict[str, Any] = {
-        "sep": "\t" if kind == "tsv" else ",",
-        "quoting": csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE,
-        "encoding": config.encoding,
-        "keep_default_na": False,
-    }
-    head = pandas.read_csv(path, nrows=1, dtype=str, **options)
-    if not isinstance(head.index, pandas.RangeIndex):
+    separator = "\t" if kind == "tsv" else ","
+    quoting = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
+    with open(path, encoding=config.encoding, newline="") as file:
+        filled = (row for row in csv.reader(file, delimiter=separator, quoting=quoting) if row)
+        header, first = next(filled, []), next(filled, [])
+    if len(first) > len(header):
         # The reader would take the first column for row numbers and shift the others.
         raise DataError(
-            f"{config.source}: the first row has more fields than the header ({', '.join(head.columns)})"
+            f"{config.source}: the first row has more fields than the header ({', '.join(header)})"
         )
-    features = datasets.Features({str(name): datasets.Value("string") for name in head.columns})
-    return datasets.Dataset.from_csv(str(path), features=features, **options, **kept)
+    names = [name.removeprefix("\ufeff") for name in header]
+    return datasets.Dataset.from_csv(
+        str(path),
+        features=datasets.Features({name: datasets.Value("string") for name in names}),
+        sep=separator,
+        quoting=quoting,
+        encoding=config.encoding,
+        keep_default_na=False,
+        **kept,
+    )
 
 
 def _lines(config: "TaskConfig") -> "Dataset":
