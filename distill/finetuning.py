@@ -17,6 +17,7 @@ from distill.data import Splits
 from distill.errors import DistillError
 from distill.loop import Loop, LoopSettings, Stage
 from distill.metrics import divergence, evaluate, score
+from distill.padding import settle_padding
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class FinetuneConfig:
         max_length: longest item in tokens.
         clip: largest gradient norm.
         precision: "auto", "float32" or "bfloat16" (see `distill.precision`).
-        checkpoint_seconds: least time between checkpoints.
+        checkpoint_seconds: least time between checkpoints; more passes where writing one takes long (at most a
+            twentieth of the time goes into them), and 0 writes one after each step.
     """
 
     epochs: float = 3
@@ -85,9 +87,9 @@ def finetune(
             problem_type="single_label_classification" if splits.kind == "classification" else "regression",
             attn_implementation="eager",
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a head for other classes gives way to a new one
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    settle_padding(tokenizer, model.config)
     tokens = tokenize(splits.train, tokenizer, config.max_length)
     held_out = tokenize(splits.validation, tokenizer, config.max_length)
     labels = torch.tensor(held_out.labels)
@@ -108,11 +110,19 @@ def finetune(
         return {"value": reached - 1e-4 * excess, "score": reached, "validation_loss": excess}
 
     described = {key: value for key, value in asdict(config).items() if key != "checkpoint_seconds"}
-    key = fingerprint.of_json([described, fingerprint.of_model(model), fingerprint.of_tokens(tokens)])
-    stage = Stage("fine-tuning", config.epochs, config.lr, config.lr, True, loss)
+    key = fingerprint.of_json(
+        [
+            described,
+            fingerprint.of_model(model),
+            fingerprint.of_tokens(tokens),
+            fingerprint.of_tokens(held_out),
+            model.device.type,
+            fingerprint.versions(),
+        ]
+    )
+    stage = Stage("fine-tuning", config.epochs, config.lr, config.lr, config.warmup, True, loss)
     settings = LoopSettings(
         batch_size=config.batch_size,
-        warmup=config.warmup,
         weight_decay=config.weight_decay,
         clip=config.clip,
         seed=config.seed,
@@ -124,6 +134,6 @@ def finetune(
     )
     loop = Loop(model, tokens, [stage], validate, settings, root / "training", key, progress)
     loop.run()
-    if not (root / "model" / "config.json").exists():
-        save(model, root / "model", tokenizer)
+    # Written even if there is one: what lies there may be another training's, or half of one.
+    save(model, root / "model", tokenizer)
     return restore(root / "model")

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy
 import torch
+import transformers
 from torch import Tensor, nn
 
 from distill.batching import Tokens
@@ -22,9 +24,23 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
+UNNUMBERED = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id")
+"""Entries of a configuration that no output depends on."""
+
+
 def of_model(model: nn.Module) -> str:
-    """Hash of a model's state dict."""
-    return of_tensors(model.state_dict().items())
+    """Hash of a model's tensors and, of a transformers model, of its configuration: activations, epsilons and
+    variants are named there."""
+    config = getattr(model, "config", None)
+    described = {} if config is None else config.to_dict()
+    kept = {name: value for name, value in described.items() if name not in UNNUMBERED}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return of_json([of_tensors(model.state_dict().items()), text])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that the numbers of a training depend on."""
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": numpy.__version__}
 
 
 def of_json(value: Any) -> str:

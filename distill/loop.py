@@ -3,14 +3,10 @@ roll-back.
 
 A run is a list of stages; each has its loss and learning rate, and the next starts at the best
 validation so far. The batches of epoch e of stage s are a function of (seed, s, e), so a run that was killed
-continues with the batch it had not finished. Files in the run's directory, each written beside its place and
-moved there: `progress.json`, which names the others; `state-<n>.safetensors` and `optimizer-<n>.pt`, the
-model and AdamW's moments; `best-<n>.safetensors`.
+continues with the batch it had not finished. `distill.training_files` keeps its checkpoint.
 """
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,28 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.batching import Tokens, plan
-from distill.checkpoints import write_json
 from distill.errors import DistillError
 from distill.precision import autocast, resolve
 from distill.surgery import constrain
+from distill.training_files import TrainingFiles, put_random, take_random
 
 MAXIMUM_ROLLBACKS = 8
+
+CHECKPOINT_SHARE = 0.05
+"""Most of the training time that checkpoints take: after one that took a second, twenty pass before the next."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """A part of a run: name, epochs (may be fractional), peak rate, rate of the variants' coefficients,
-    whether the rate decays linearly to 0 after the warm-up, and loss(items, batch) -> scalar."""
+    share of the steps in which the rate rises, whether it then decays linearly to 0, and loss(items, batch) ->
+    scalar."""
 
     name: str
     epochs: float
     lr: float
     coefficient_lr: float
+    warmup: float
     decay: bool
     loss: Callable[[list[int], dict[str, Tensor]], Tensor]
 
@@ -49,7 +49,6 @@ class LoopSettings:
     """What does not depend on the stage; see `FinetuneConfig` for the meanings."""
 
     batch_size: int
-    warmup: float
     weight_decay: float
     clip: float
     seed: int
@@ -62,7 +61,7 @@ class LoopSettings:
 
 @dataclass
 class Progress:
-    """Where a run is. JSON-compatible."""
+    """Where a run is, and what its checkpoints took: bytes of the last one, seconds of all. JSON-compatible."""
 
     stage: int
     step: int
@@ -72,6 +71,8 @@ class Progress:
     seconds: float
     rollbacks: int
     finished: bool
+    checkpoint_bytes: int = 0
+    checkpoint_seconds: float = 0.0
 
 
 class Loop:
@@ -98,14 +99,16 @@ class Loop:
             raise DistillError("batch_size must be at least 1 and validate_every positive")
         self.model, self.tokens, self.validate = model, tokens, validate
         self.stages = [stage for stage in stages if stage.epochs > 0]
-        self.settings, self.directory, self.key, self.report = settings, directory, key, progress
+        self.settings, self.report = settings, progress
+        self.files = None if directory is None else TrainingFiles(directory, key)
         self.per_epoch = math.ceil(len(tokens) / settings.batch_size)
         self.steps = [max(1, round(stage.epochs * self.per_epoch)) for stage in self.stages]
         self.state = Progress(0, 0, 1.0, None, [], 0.0, 0, False)
         self.resumed = False
         self._best: dict[str, Tensor] | None = None
+        self._best_is_new = False
         self._snapshot: dict[str, Any] = {}
-        self._written = 0
+        self._interval = settings.checkpoint_seconds
         self._planned: tuple[tuple[int, int], list[list[int]]] = ((-1, -1), [])
 
     # --- the run
@@ -116,7 +119,8 @@ class Loop:
         `model`."""
         frozen = self._freeze()
         try:
-            with torch.random.fork_rng(devices=[]):
+            device = self.model.device
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(self.settings.seed)
                 optimizer = self._start()
                 while not self.state.finished:
@@ -152,7 +156,7 @@ class Loop:
                 self._validate(stage, sum(losses) / len(losses))
                 losses.clear()
                 state.seconds = time.monotonic() - started
-            if time.monotonic() - last_saved > self.settings.checkpoint_seconds and state.step < steps:
+            if time.monotonic() - last_saved > self._interval and state.step < steps:
                 self._save(optimizer)
                 last_saved = time.monotonic()
         self._load(self._best)
@@ -171,7 +175,7 @@ class Loop:
         self.model.train(self.settings.dropout)
         device = self.model.device
         batch = {name: value.to(device) for name, value in self.tokens.collate(items).items()}
-        factor = self._rate(self.state.step, steps, stage.decay) * self.state.rate_scale
+        factor = rate(self.state.step, steps, stage.warmup, stage.decay) * self.state.rate_scale
         for group in optimizer.param_groups:
             group["lr"] = factor * (stage.coefficient_lr if group["coefficients"] else stage.lr)
         optimizer.zero_grad(set_to_none=True)
@@ -189,13 +193,6 @@ class Loop:
         optimizer.step()
         constrain(self.model)
         return value
-
-    def _rate(self, step: int, steps: int, decay: bool) -> float:
-        """Share of the peak rate at `step`: linear warm-up, then linear decay or constant."""
-        warm = max(1, round(self.settings.warmup * steps))
-        if step < warm:
-            return (step + 1) / warm
-        return (steps - step) / max(1, steps - warm) if decay else 1.0
 
     def _plan(self, stage: int, epoch: int) -> list[list[int]]:
         """Batches of an epoch; the last one planned is kept, since it is asked for at every step."""
@@ -219,7 +216,7 @@ class Loop:
         state.history.append({**entry, "seconds": state.seconds})
         if math.isfinite(figures["value"]) and (state.best is None or figures["value"] > state.best["value"]):
             state.best = state.history[-1]
-            self._best = _clone(self.model.state_dict())
+            self._best, self._best_is_new = _clone(self.model.state_dict()), True
         if self._best is None:
             raise DistillError(
                 f"stage {stage.name!r}: validation gave {figures['value']}, so there is no model to keep"
@@ -268,28 +265,19 @@ class Loop:
     def _start(self) -> torch.optim.Optimizer:
         """Continue from the directory if it holds this run, else begin."""
         optimizer = self._optimizer()
-        path = None if self.directory is None else self.directory / "progress.json"
-        if path is None or not path.exists():
+        stored = None if self.files is None else self.files.read()
+        if stored is None:
             self._snapshot = self._take(optimizer)
             return optimizer
-        stored = json.loads(path.read_text())
-        if stored["key"] != self.key:
-            raise DistillError(
-                f"{self.directory}: holds another training (other data, model or settings); remove it first"
-            )
-        assert self.directory is not None
-        files = stored["files"]
-        self.state = Progress(**stored["progress"])
+        self.state = Progress(**stored.progress)
         self.resumed = True
-        self._written = stored["number"]
-        if files["best"] is not None:
-            self._best = load_file(self.directory / files["best"])
+        self._best = stored.best
         if self.state.finished:
             return optimizer
-        self._load(load_file(self.directory / files["state"]))
-        extra = torch.load(self.directory / files["optimizer"], weights_only=True)
-        optimizer.load_state_dict(extra["optimizer"])
-        torch.set_rng_state(extra["rng"])
+        assert stored.optimizer is not None and stored.random is not None
+        self._load(stored.state)
+        optimizer.load_state_dict(stored.optimizer)
+        put_random(stored.random, self.model.device)
         self._snapshot = self._take(optimizer)
         return optimizer
 
@@ -298,7 +286,7 @@ class Loop:
         return {
             "model": _clone(self.model.state_dict()),
             "optimizer": _clone(optimizer.state_dict()),
-            "rng": torch.get_rng_state(),
+            "random": take_random(self.model.device),
             "stage": self.state.stage,
             "step": self.state.step,
         }
@@ -320,34 +308,32 @@ class Loop:
         state.step = self._snapshot["step"]
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take a snapshot and, with a directory, write it; files of older ones are removed."""
+        """Take a snapshot and, with a directory, write it in place of the last one."""
+        started = time.monotonic()
         self._snapshot = self._take(optimizer)
-        if self.directory is None:
+        if self.files is None:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._written += 1
-        names: dict[str, str | None] = {
-            "best": f"best-{self._written}.safetensors",
-            "state": f"state-{self._written}.safetensors",
-            "optimizer": f"optimizer-{self._written}.pt",
-        }
-        if self._best is None:
-            names["best"] = None
-        else:
-            _save_tensors(self._best, self.directory / str(names["best"]))
+        best = self._best if self._best_is_new else None
         if self.state.finished:
-            names["state"] = names["optimizer"] = None
+            self.state.checkpoint_bytes = self.files.write(vars(self.state), best, None, None, None)
         else:
-            _save_tensors(self._snapshot["model"], self.directory / str(names["state"]))
-            temporary = self.directory / f"{names['optimizer']}.tmp"
-            torch.save({"optimizer": self._snapshot["optimizer"], "rng": self._snapshot["rng"]}, temporary)
-            os.replace(temporary, self.directory / str(names["optimizer"]))
-        described = {"key": self.key, "number": self._written, "files": names, "progress": vars(self.state)}
-        write_json(self.directory / "progress.json", described)
-        kept = {"progress.json", *(name for name in names.values() if name is not None)}
-        for path in self.directory.iterdir():
-            if path.name not in kept and path.name.startswith(("best-", "state-", "optimizer-")):
-                path.unlink()
+            taken = self._snapshot
+            self.state.checkpoint_bytes = self.files.write(
+                vars(self.state), best, taken["model"], taken["optimizer"], taken["random"]
+            )
+        self._best_is_new = False
+        took = time.monotonic() - started
+        self.state.checkpoint_seconds += took
+        if self.settings.checkpoint_seconds > 0:
+            self._interval = max(self.settings.checkpoint_seconds, took / CHECKPOINT_SHARE)
+
+
+def rate(step: int, steps: int, warmup: float, decay: bool) -> float:
+    """Share of the peak rate at `step` of `steps`: linear warm-up, then linear decay or constant."""
+    warm = max(1, round(warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return (steps - step) / max(1, steps - warm) if decay else 1.0
 
 
 def _clone(value: Any) -> Any:
@@ -357,10 +343,3 @@ def _clone(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _clone(entry) for key, entry in value.items()}
     return [_clone(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Safetensors, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary))
-    os.replace(temporary, path)

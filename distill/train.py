@@ -1,9 +1,9 @@
 """Distillation of a student, resumable (see `distill.loop` for the files).
 
-"two_stage" is MPCFormer's recipe (ICLR 2023, section 3.3): first hidden states and scores of every layer, at
-a constant rate, then predictions only. Unlike there, the teacher is in eval mode, each stage keeps its best
+"two_stage" has the form of MPCFormer's recipe (ICLR 2023, section 3.3): first hidden states and scores of every
+layer, at a constant rate, then predictions only. Unlike there, the teacher is in eval mode, each stage keeps its best
 validation, and errors of layers are in units of the teacher's energy. "joint" adds the three losses from the
-start; with a calibrated student it needs fewer epochs.
+start; with a calibrated student it needs fewer epochs. `distill.mpcformer` has the settings as published.
 """
 
 import os
@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill import fingerprint
 from distill.batching import Tokens, as_tokens
-from distill.cache import TeacherCache
+from distill.cache import DEFAULT_BYTES, TeacherCache
 from distill.errors import DistillError, suggestion
 from distill.loop import Loop, LoopSettings, Stage
-from distill.losses import hidden_loss, prediction_loss, scores_loss
+from distill.losses import UNITS, Units
 from distill.metrics import agreement, divergence, evaluate, score
-from distill.recording import record_scores
+from distill.objectives import Objectives
 from distill.surgery import architecture_of
 
 if TYPE_CHECKING:
@@ -44,12 +43,15 @@ class DistillConfig:
         lr: peak rate of the first stage or the joint loss. prediction_lr: of the last stage.
         coefficient_lr: rate of the variants' own coefficients, as a multiple of the stage's rate.
         hidden_weight, scores_weight, prediction_weight: of the losses in the first stage or the joint loss.
+        units: "energy" measures a layer's error in units of the teacher's energy, "raw" as a mean square.
+        layerwise_warmup: share of the first stage's steps in which the rate rises; None is `warmup`.
         batch_size, warmup, weight_decay, clip, freeze_embeddings, max_length, precision, checkpoint_seconds,
             seed: as in `FinetuneConfig`.
         dropout: train the student with its dropout (the teacher never has any).
         validate_every: epochs between validations.
         kind: "classification" or "regression": what the predictions are.
-        cache_bytes: most that the teacher's stored layers may take on disk.
+        cache_bytes: most that the teacher's stored layers may take on disk; what does not fit is computed
+            again at each step.
     """
 
     losses: Literal["two_stage", "joint"] = "two_stage"
@@ -61,6 +63,8 @@ class DistillConfig:
     hidden_weight: float = 1.0
     scores_weight: float = 1.0
     prediction_weight: float = 1.0
+    units: Units = "energy"
+    layerwise_warmup: float | None = None
     batch_size: int = 32
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -73,7 +77,7 @@ class DistillConfig:
     checkpoint_seconds: float = 30.0
     validate_every: float = 1.0
     kind: Literal["classification", "regression"] = "classification"
-    cache_bytes: int = 2 << 30
+    cache_bytes: int = DEFAULT_BYTES
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,17 @@ class TrainResult:
         best_validation: the entry of the model that was kept.
         seconds: training time over all resumptions.
         resumed: whether this call continued (or only loaded) an earlier one.
-        teacher_outputs: "stored", or "recomputed" where they did not fit.
+        teacher_outputs: how many of the teacher's outputs were stored and how many computed again, in words.
+        checkpoint_bytes, checkpoint_seconds: size of the last checkpoint, time that all of them took.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best_validation: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     resumed: bool = False
-    teacher_outputs: str = "stored"
+    teacher_outputs: str = ""
+    checkpoint_bytes: int = 0
+    checkpoint_seconds: float = 0.0
 
 
 def train(
@@ -125,6 +132,8 @@ def train(
     config = DistillConfig() if config is None else config
     if config.losses not in LOSSES:
         raise DistillError(f"distill.losses: unknown {config.losses!r}{suggestion(config.losses, LOSSES)}")
+    if config.units not in UNITS:
+        raise DistillError(f"distill.units: unknown {config.units!r}{suggestion(config.units, UNITS)}")
     if config.layerwise_epochs + config.prediction_epochs <= 0:
         raise DistillError("distill: no epochs at all: layerwise_epochs and prediction_epochs are both 0")
     shared = {parameter.data_ptr() for parameter in teacher.parameters()}
@@ -161,94 +170,87 @@ def _train(
     """`train` once its arguments are in order."""
     reference = evaluate(teacher, held_out)
     labels = None if held_out.labels is None else torch.tensor(held_out.labels)
-    variance = float(cache.logits.var(correction=0))
+    # Read before the first step: the student's tensors are part of what names this training.
+    key = _key(student, teacher, tokens, held_out, config, cache)
+    objectives = Objectives(student, cache, config)
     joint = config.losses == "joint"
 
-    with record_scores(student) as calls:
+    def validate() -> dict[str, Any]:
+        logits = evaluate(student, held_out)
+        distance = divergence(reference, logits, config.kind)
+        figures: dict[str, Any] = {"value": -distance, "divergence": distance}
+        if config.kind == "classification":
+            figures["agreement"] = agreement(reference, logits)
+        if labels is not None:
+            figures["score"] = score(logits, labels, config.kind)
+        return figures
 
-        def layerwise(items: list[int], batch: dict[str, Tensor]) -> Tensor:
-            batch.pop("labels", None)
-            calls.clear()
-            output = student(**batch, output_hidden_states=True)
-            mask = batch["attention_mask"]
-            targets = cache.targets(items, mask.shape[1], mask.device)
-            loss = config.hidden_weight * hidden_loss(output.hidden_states, targets.hidden, mask)
-            loss = loss + config.scores_weight * scores_loss(calls, targets.scores, mask)
-            if joint:
-                loss = loss + config.prediction_weight * prediction_loss(
-                    output.logits, targets.logits, config.kind, variance
-                )
-            calls.clear()
-            return loss
-
-        def predictions(items: list[int], batch: dict[str, Tensor]) -> Tensor:
-            batch.pop("labels", None)
-            calls.clear()
-            logits = student(**batch).logits
-            calls.clear()
-            return prediction_loss(logits, cache.logits[items].to(logits.device), config.kind, variance)
-
-        def validate() -> dict[str, Any]:
-            logits = evaluate(student, held_out)
-            calls.clear()
-            distance = divergence(reference, logits, config.kind)
-            figures: dict[str, Any] = {"value": -distance, "divergence": distance}
-            if config.kind == "classification":
-                figures["agreement"] = agreement(reference, logits)
-            if labels is not None:
-                figures["score"] = score(logits, labels, config.kind)
-            return figures
-
-        stages = [
-            Stage(
-                "joint" if joint else "layerwise",
-                config.layerwise_epochs,
-                config.lr,
-                config.lr * config.coefficient_lr,
-                joint,
-                layerwise,
-            ),
-            Stage(
-                "predictions",
-                config.prediction_epochs,
-                config.prediction_lr,
-                config.prediction_lr * config.coefficient_lr,
-                True,
-                predictions,
-            ),
-        ]
-        described = {
-            key: value
-            for key, value in asdict(config).items()
-            if key not in ("checkpoint_seconds", "cache_bytes")
-        }
-        key = fingerprint.of_json(
-            [
-                described,
-                architecture_of(student).to_dict(),
-                fingerprint.of_model(teacher),
-                fingerprint.of_tokens(tokens),
-            ]
-        )
-        settings = LoopSettings(
-            batch_size=config.batch_size,
-            warmup=config.warmup,
-            weight_decay=config.weight_decay,
-            clip=config.clip,
-            seed=config.seed,
-            precision=config.precision,
-            dropout=config.dropout,
-            freeze_embeddings=config.freeze_embeddings,
-            checkpoint_seconds=config.checkpoint_seconds,
-            validate_every=config.validate_every,
-        )
-        directory = None if out_dir is None else Path(out_dir) / "training"
-        loop = Loop(student, tokens, stages, validate, settings, directory, key, progress)
-        loop.run()
+    stages = [
+        Stage(
+            "joint" if joint else "layerwise",
+            config.layerwise_epochs,
+            config.lr,
+            config.lr * config.coefficient_lr,
+            config.warmup if config.layerwise_warmup is None else config.layerwise_warmup,
+            joint,
+            objectives.layerwise,
+        ),
+        Stage(
+            "predictions",
+            config.prediction_epochs,
+            config.prediction_lr,
+            config.prediction_lr * config.coefficient_lr,
+            config.warmup,
+            True,
+            objectives.predictions,
+        ),
+    ]
+    settings = LoopSettings(
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+        seed=config.seed,
+        precision=config.precision,
+        dropout=config.dropout,
+        freeze_embeddings=config.freeze_embeddings,
+        checkpoint_seconds=config.checkpoint_seconds,
+        validate_every=config.validate_every,
+    )
+    directory = None if out_dir is None else Path(out_dir) / "training"
+    loop = Loop(student, tokens, stages, validate, settings, directory, key, progress)
+    loop.run()
     return TrainResult(
         history=loop.state.history,
         best_validation=loop.state.best or {},
         seconds=loop.state.seconds,
         resumed=loop.resumed,
-        teacher_outputs="stored" if cache.stored else "recomputed",
+        teacher_outputs=cache.describe(),
+        checkpoint_bytes=loop.state.checkpoint_bytes,
+        checkpoint_seconds=loop.state.checkpoint_seconds,
+    )
+
+
+def _key(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokens: Tokens,
+    held_out: Tokens,
+    config: DistillConfig,
+    cache: TeacherCache,
+) -> str:
+    """Names everything that the trained student depends on: both models' tensors, both data sets, the settings,
+    which of the teacher's outputs are rounded for storage, the kind of device and the libraries' versions."""
+    named = {k: v for k, v in asdict(config).items() if k not in ("checkpoint_seconds", "cache_bytes")}
+    return fingerprint.of_json(
+        [
+            named,
+            architecture_of(student).to_dict(),
+            fingerprint.of_model(student),
+            fingerprint.of_model(teacher),
+            fingerprint.of_tokens(tokens),
+            fingerprint.of_tokens(held_out),
+            cache.stored,
+            student.device.type,
+            fingerprint.versions(),
+        ]
     )

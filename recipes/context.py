@@ -4,7 +4,7 @@ once."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from distill import Architecture, Calibration, Site, Splits, TaskConfig, Tokens
     from nas import Front
 
-BASELINE_VARIANTS: Mapping[str, Mapping[str, str]] = {"mpcformer": {"softmax": "2quad", "activation": "quad"}}
+_MPCFORMER = {"softmax": "2quad", "activation": "quad"}
+BASELINE_VARIANTS: Mapping[str, Mapping[str, str]] = {"mpcformer": _MPCFORMER, "mpcformer_form": _MPCFORMER}
 """Named baselines that are trained: the variant at every site of a kind (MPCFormer, ICLR 2023, section 4)."""
 
-TITLES = {"teacher": "teacher", "mpcformer": "MPCFormer (Quad + 2Quad)"}
+TITLES = {
+    "teacher": "teacher",
+    "mpcformer": "MPCFormer as published",
+    "mpcformer_form": "MPCFormer's form, our training",
+}
 
 
 class Context:
@@ -34,7 +39,17 @@ class Context:
     origin: the recipe's file, to which its relative paths are relative. text: the recipe as written.
     """
 
-    def __init__(self, recipe: Recipe, run: RunDirectory, origin: Path, text: str, command: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunDirectory,
+        origin: Path,
+        text: str,
+        command: str,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """say: shows the user a line that stays: what was decided, what is stored, what is left out."""
+        self.say = say
         self.recipe = recipe
         self.run = run
         self.origin = origin
@@ -62,26 +77,64 @@ class Context:
         return locate_checkpoint(self.recipe.teacher.checkpoint, self.origin.parent)
 
     @cached_property
+    def config(self) -> Any:
+        """The checkpoint's configuration."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.checkpoint)
+
+    @property
+    def given(self) -> bool:
+        """Whether the checkpoint is the teacher as it is: by `teacher.train`, and without that if it has a head."""
+        train = self.recipe.teacher.train
+        return has_head(self.config) if train is None else train.epochs == 0
+
+    @cached_property
+    def read(self) -> Splits:
+        """The data as its source has it now."""
+        import distill
+
+        return distill.load(self.task)
+
+    @cached_property
+    def loaded(self) -> Splits:
+        """The data as its source has it now, classes numbered as a given teacher numbers them."""
+        from distill.data import align
+
+        return align(self.read, class_names(self.config)) if self.given else self.read
+
+    @cached_property
     def splits(self) -> Splits:
-        """The three splits, as the data stage wrote them."""
+        """The splits as the data stage wrote them."""
         from datasets import Dataset
 
         from distill import Splits
 
         info = read_json(self.run / "data/info.json")
         parts = {}
-        for name in ("train", "validation", "test"):
-            text = (self.run / f"data/{name}.jsonl").read_text(encoding="utf-8")
-            rows = [json.loads(line) for line in text.split("\n") if line]
-            columns = {key: [row[key] for row in rows] for key in ("text", "label")}
-            parts[name] = Dataset.from_dict(columns)
-        return Splits(label_names=tuple(info["label_names"]), kind=info["kind"], **parts)
+        for name in ("train", "validation", "test", "unlabelled"):
+            path = self.run / f"data/{name}.jsonl"
+            if name == "unlabelled" and not info["examples"].get(name):
+                continue
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            parts[name] = Dataset.from_dict({key: [row[key] for row in rows] for key in rows[0]})
+        names, notes = tuple(info["label_names"]), tuple(info["notes"])
+        return Splits(label_names=names, kind=info["kind"], notes=notes, **parts)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, with a padding token in any case."""
+        import copy
+
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.checkpoint)
+        from distill.padding import settle_padding
+
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
+        done = settle_padding(tokenizer, copy.deepcopy(self.config))
+        if done is not None:
+            self.say(done)
+        return tokenizer
 
     @property
     def sequence_length(self) -> int:
@@ -93,9 +146,16 @@ class Context:
 
         return distill.tokenize(getattr(self.splits, split), self.tokenizer, self.sequence_length)
 
+    def training_texts(self) -> Tokens:
+        """All training texts as tokens, those without a label too, for what needs no labels: distillation."""
+        from distill.batching import joined
+
+        names = ["train"] if self.splits.unlabelled is None else ["train", "unlabelled"]
+        return joined([self.tokens(name) for name in names])
+
     @cached_property
     def teacher(self) -> PreTrainedModel:
-        """The fine-tuned teacher in eval mode."""
+        """The teacher in eval mode."""
         import distill
 
         return distill.restore(self.run / "teacher/model")
@@ -147,6 +207,16 @@ def example_inputs(tokenizer: Any, batch: int, sequence_length: int) -> dict[str
         n: torch.full((batch, sequence_length), values[n], dtype=torch.long)
         for n in sorted({*names, "attention_mask"})
     }
+
+
+def has_head(config: Any) -> bool:
+    """Whether a checkpoint of this configuration classifies sequences already."""
+    return any("ForSequenceClassification" in name for name in config.architectures or [])
+
+
+def class_names(config: Any) -> list[str]:
+    """What a classifier's outputs are called, in their order."""
+    return [str(name) for _, name in sorted(config.id2label.items())]
 
 
 def _absolute(path: str, origin: Path) -> Path:

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recipes.checkpoints import locate_checkpoint
-from recipes.context import BASELINE_VARIANTS, Context, example_inputs
+from recipes.context import BASELINE_VARIANTS, Context, example_inputs, has_head
 from recipes.errors import RecipeError
 from recipes.progress import Callback
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from distill import Site, Splits
+    from distill import Calibration, Site, Splits
 
 Found = TypeVar("Found")
 STEPS = 5
@@ -50,12 +50,12 @@ def check(context: Context, progress: Callback) -> None:
     if config is not None:
         problems.catch("teacher.checkpoint", lambda: context.tokenizer)
     progress(1, STEPS, "data")
-    splits = problems.catch("teacher.task.data", lambda: load_data(context))
+    splits = None if config is None else problems.catch("teacher.task.data", lambda: context.read)
     problems.catch("search.sites", lambda: check_space(context, None))
     problems.stop()
     assert config is not None and splits is not None
 
-    problems.catch("teacher", lambda: check_head(context, config, splits))
+    problems.catch("teacher", lambda: check_head(context))
     problems.catch("secure.sequence_length", lambda: check_length(context, config))
     problems.catch("verify.samples", lambda: check_samples(recipe.verify.samples, splits))
     if recipe.verify.emulate:
@@ -66,7 +66,7 @@ def check(context: Context, progress: Callback) -> None:
     problems.catch("teacher.task.kind", lambda: check_task(splits))
     problems.stop()
     progress(2, STEPS, "model")
-    model = problems.catch("teacher.checkpoint", lambda: build(config, splits.num_labels, "meta"))
+    model = problems.catch("teacher.checkpoint", lambda: build(context, config, splits.num_labels))
     if model is not None:
         sites = problems.catch("teacher.checkpoint", lambda: find_sites(model))
         if sites is not None:
@@ -75,48 +75,42 @@ def check(context: Context, progress: Callback) -> None:
         progress(3, STEPS, "operations")
         problems.catch("teacher.checkpoint", lambda: check_operations(context, model))
     problems.stop()
+    assert model is not None
     if any(value is not None for value in recipe.search.limits.model_dump().values()):
         progress(4, STEPS, "limits")
-        problems.catch("search.limits", lambda: check_limits(context, config, splits.num_labels, progress))
+        problems.catch("search.limits", lambda: check_limits(context, model, progress))
         problems.stop()
     progress(STEPS, STEPS, "checked")
 
 
 def load_config(context: Context) -> Any:
     """The checkpoint's configuration. Raises RecipeError if the checkpoint isn't there or has none."""
-    from transformers import AutoConfig
-
     name = context.recipe.teacher.checkpoint
-    located = locate_checkpoint(name, context.origin.parent)
+    locate_checkpoint(name, context.origin.parent)
     try:
-        return AutoConfig.from_pretrained(located)
+        return context.config
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RecipeError(f"checkpoint {name!r} does not load: {reason}") from None
 
 
-def load_data(context: Context) -> Splits:
-    """The splits; a file that is missing, a column or a pattern that does not fit is an error of distill's
-    own."""
-    import distill
-
-    return distill.load(context.task)
-
-
-def build(config: Any, num_labels: int, device: str) -> PreTrainedModel:
-    """The teacher's class with random weights (none on "meta") and a head for the task."""
+def build(context: Context, config: Any, num_labels: int) -> PreTrainedModel:
+    """The teacher's class without weights (on "meta"), with a head for the task."""
     import copy
 
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from distill.padding import settle_padding
+
     shaped = copy.deepcopy(config)
     shaped.num_labels = num_labels
     try:
-        with torch.device(device):
+        with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(shaped, attn_implementation="eager")
     except (ValueError, KeyError) as error:
         raise RecipeError(f"transformers has no sequence classifier of this checkpoint: {error}") from None
+    settle_padding(context.tokenizer, model.config)
     # As the fine-tuned teacher will have them: the prices of the model are then found again by the search.
     model.config.architectures = [type(model).__name__]
     model.config.problem_type = "single_label_classification" if num_labels > 1 else "regression"
@@ -129,29 +123,23 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
     return distill.find_sites(model)
 
 
-def check_head(context: Context, config: Any, splits: Splits) -> None:
-    """Without fine-tuning, the checkpoint must have a head with the task's labels."""
-    if context.recipe.teacher.train.epochs > 0:
+def check_head(context: Context) -> None:
+    """A checkpoint that is used as it is has a head with the task's classes."""
+    if not context.given:
         return
-    architectures = config.architectures or []
-    if not any("ForSequenceClassification" in name for name in architectures):
+    from distill import DataError
+
+    config, train = context.config, context.recipe.teacher.train
+    why = "train.epochs is 0" if train is not None else "the checkpoint has a head, so it is used as it is"
+    if not has_head(config):
         raise RecipeError(
-            f"train.epochs is 0, but the checkpoint is {', '.join(architectures) or 'of no class'} and has "
-            "no head "
-            "for this task; give it at least one epoch"
+            f"{why}, but the checkpoint is {', '.join(config.architectures or []) or 'of no class'} and has no "
+            "head for this task; give it at least one epoch"
         )
-    if config.num_labels != splits.num_labels:
-        raise RecipeError(
-            f"train.epochs is 0, but the checkpoint has {config.num_labels} outputs and the data "
-            f"{splits.num_labels} labels"
-        )
-    names = [config.id2label.get(i) for i in range(config.num_labels)]
-    if splits.kind == "classification" and names != list(splits.label_names):
-        raise RecipeError(
-            f"train.epochs is 0, but the checkpoint's labels are {names} and the data's "
-            f"{list(splits.label_names)}, "
-            "in this order; they must be the same"
-        )
+    try:
+        _ = context.loaded
+    except DataError as error:
+        raise RecipeError(f"{why}, but {error}; `teacher.train` with epochs trains a new head") from None
 
 
 def check_length(context: Context, config: Any) -> None:
@@ -207,19 +195,18 @@ def check_operations(context: Context, model: PreTrainedModel) -> None:
     secure_eval.capture(model, {name: value.to("meta") for name, value in inputs.items()})
 
 
-def check_limits(context: Context, config: Any, num_labels: int, progress: Callback) -> None:
-    """Some candidate meets the limits. Prices need no trained weights and are kept for the search."""
+def check_limits(context: Context, model: PreTrainedModel, progress: Callback) -> None:
+    """Some candidate meets the limits. Prices need shapes only and are kept for the search."""
     import distill
     import nas
     from recipes.stages.search import limits, space
 
     recipe = context.recipe
-    model = build(config, num_labels, "cpu")
     inputs = example_inputs(context.tokenizer, recipe.secure.batch, context.sequence_length)
     sites = distill.find_sites(model)
     table = nas.build_cost_table(
         model,
-        distill.calibrate(model, [inputs]),
+        shapes_only(sites),
         space(recipe),
         inputs,
         protocol=recipe.secure.protocol,
@@ -230,3 +217,22 @@ def check_limits(context: Context, config: Any, num_labels: int, progress: Callb
     nas.check_limits(
         table, space(recipe), sites, bounds, network=recipe.secure.network, device=recipe.secure.device
     )
+
+
+def shapes_only(sites: list[Site]) -> Calibration:
+    """Statistics of made-up inputs: variants that are fitted to them have the right shapes, and no price depends on
+    their values. So a model without weights can be priced."""
+    import torch
+
+    from distill import Calibration
+    from distill.kinds import KINDS
+
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for site in sites:
+        shape = (1, site.size, 8, 8) if site.kind == "softmax" else (1, 64, site.size)
+        inputs = torch.randn(shape, generator=generator)
+        observer = KINDS[site.kind].observer(site.size)
+        observer.update((inputs,), inputs, None)
+        found[site.name] = observer.statistics()
+    return Calibration(found)

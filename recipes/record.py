@@ -7,6 +7,7 @@ from typing import Any
 
 from recipes.context import TITLES, Context
 from recipes.files import read_json
+from recipes.gains import gains
 from recipes.schema import dump
 from recipes.stages import distill as distill_stage
 from recipes.stages import emulate as emulate_stage
@@ -65,7 +66,11 @@ def build(context: Context, export: dict[str, Any] | None = None) -> Record:
         trials=points,
         candidates=[s for s in students if s.id not in baselines],
         chosen=choice["chosen"],
-        choice={"reason": choice["reason"], "ranking": choice["ranking"]},
+        choice={
+            "reason": choice["reason"],
+            "ranking": choice["ranking"],
+            "gains": gains(students, choice["chosen"]),
+        },
         contract=contract(context),
         export=export or {},
     )
@@ -135,6 +140,7 @@ def _student(context: Context, name: str, found: dict[str, Any], choice: dict[st
         accuracy=Score(validation=found["validation"], test=given.pop("test", None)),
         agreement=Score(validation=found["agreement"], test=given.pop("agreement", None)),
         within_limits=choice["within"][name],
+        settings=found["settings"],
         training=_history(found["history"]),
         train_seconds=found["seconds"],
         **given,

@@ -14,7 +14,7 @@ from recipes.errors import ContractMissed, RecipeError
 from recipes.files import digest, fingerprint, read_json, write_json, write_text
 from recipes.lock import Lock
 from recipes.progress import Reporter
-from recipes.rundir import STATE, RunDirectory, Step
+from recipes.rundir import STATE, RunDirectory, Step, library_versions
 
 if TYPE_CHECKING:
     from recipes.context import Context
@@ -78,7 +78,7 @@ def run(
     directory.prepare()
     with Lock(path / LOCK):
         (path / STATE / FINISHED).unlink(missing_ok=True)
-        context = Context(recipe, directory, recipe_path.resolve(), text, command)
+        context = Context(recipe, directory, recipe_path.resolve(), text, command, reporter.line)
         write_text(path / "recipe.yaml", text)
         write_json(path / STATE / "origin.json", {"origin": str(recipe_path.resolve())})
         machine.ready(recipe.secure.device, reporter)
@@ -184,6 +184,9 @@ def _do(step: Step, directory: RunDirectory, reporter: Reporter) -> bool:
     if directory.finished(step):
         reporter.line(f"{step.title}: done before")
         return False
+    changed = directory.changed(step)
+    if changed:
+        reporter.line(f"{step.title}: done before, but changed since: {', '.join(changed)}; done anew")
     with reporter.step(step.title) as progress:
         directory.run(step, progress)
     return True
@@ -212,14 +215,15 @@ def _outcome(path: Path, worked: bool, verdict: dict[str, Any]) -> Outcome:
 
 
 def _identity(text: str, recipe_path: Path) -> str:
-    """Names the recipe as written, where its relative paths start, and the version that ran it."""
-    return digest({"text": text, "base": str(recipe_path.resolve().parent), "version": package_version()})
+    """Names the recipe as written, where its relative paths start, and the versions that ran it."""
+    versions = {"sordino": package_version(), **library_versions()}
+    return digest({"text": text, "base": str(recipe_path.resolve().parent), "versions": versions})
 
 
-def _outputs(path: Path) -> list[str]:
-    """What a finished run must still hold to count as finished."""
-    wanted = ("record.json", "report.html", "report.md", "model/config.json")
-    return [name for name in wanted if (path / name).exists()]
+def _outputs(path: Path) -> dict[str, str]:
+    """What a finished run must still hold to count as finished, with its content."""
+    wanted = ("record.json", "report.html", "report.md", "model")
+    return {name: fingerprint(path / name) for name in wanted if (path / name).exists()}
 
 
 def _sources(context: Context) -> dict[str, str]:
@@ -242,8 +246,9 @@ def _finished_before(path: Path, text: str, recipe_path: Path) -> dict[str, Any]
     noted = read_json(path / STATE / FINISHED)
     if not isinstance(noted, dict) or noted.get("identity") != _identity(text, recipe_path):
         return None
-    if not all((path / name).exists() for name in noted["outputs"]):
-        return None
+    for name, content in noted["outputs"].items():
+        if not (path / name).exists() or fingerprint(path / name) != content:
+            return None
     for name, content in noted["sources"].items():
         if not Path(name).exists() or fingerprint(Path(name)) != content:
             return None

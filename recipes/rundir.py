@@ -1,13 +1,14 @@
 """The run directory: what each step has left behind, and for which inputs.
 
-A step is finished when its marker names the hash of its present inputs and its outputs are there. The marker
-is written last, by a rename, so a kill at any moment leaves a step finished or not. A step that was begun for
-the same inputs keeps its folder, from which it resumes; one that was begun for others starts from an empty
-folder.
+A step is finished when its marker names the hash of its present inputs and its outputs have the content that the
+marker noted. The marker is written last, by a rename, so a kill at any moment leaves a step finished or not. A step
+that was begun for the same inputs keeps its folder, from which it resumes; one that was begun for others, or whose
+outputs have changed since, starts from an empty folder.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import time
@@ -17,10 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import RecipeError
-from recipes.files import digest, read_json, write_json
+from recipes.files import digest, fingerprint, read_json, write_json
 from recipes.progress import Callback
 
 STATE = ".state"
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "optuna")
+"""Libraries whose version may change a result: it is part of every key."""
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of `LIBRARIES`; asking imports none of them."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,9 @@ class Step:
     title: what the user reads.
     inputs: JSON-like; what beside the steps of `needs` decides the result.
     needs: names of steps whose results are read.
-    folder: the step's own folder in the run directory; emptied when its inputs change.
-    outputs: files, relative to the run directory, that it leaves.
+    folder: the step's own folder in the run directory; emptied when its inputs change. Everything that it holds
+        at the end is an output.
+    outputs: files, relative to the run directory, that it leaves, there or elsewhere.
     work: called with the progress callback.
     """
 
@@ -46,13 +56,14 @@ class Step:
 
 
 class RunDirectory:
-    """`path` and the markers in it. `version` is part of every key: a new version of the package makes
-    everything anew."""
+    """`path` and the markers in it. `version`, and those of the libraries, are part of every key: a new version
+    makes everything anew."""
 
     def __init__(self, path: Path, version: str) -> None:
         self.path = path
         self.version = version
         self.keys: dict[str, str] = {}
+        self._libraries = library_versions()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -72,7 +83,8 @@ class RunDirectory:
     def key(self, step: Step) -> str:
         """Hash of everything that the step's result depends on. Its needs must have been asked for before."""
         upstream = {name: self.keys[name] for name in step.needs}
-        return digest({"version": self.version, "step": step.name, "inputs": step.inputs, "needs": upstream})
+        versions = {"sordino": self.version, **self._libraries}
+        return digest({"versions": versions, "step": step.name, "inputs": step.inputs, "needs": upstream})
 
     def finished(self, step: Step) -> bool:
         """Whether the step's results are there for its present inputs; its key is known to later steps from
@@ -81,14 +93,33 @@ class RunDirectory:
         marker = read_json(self._marker(step.name))
         if not isinstance(marker, Mapping) or marker.get("key") != key:
             return False
-        return all((self.path / output).exists() for output in step.outputs)
+        return not self.changed(step)
+
+    def changed(self, step: Step) -> list[str]:
+        """Outputs of a step that was done which are missing, or are not what it left."""
+        marker = read_json(self._marker(step.name))
+        noted = marker.get("outputs") if isinstance(marker, Mapping) else None
+        if not isinstance(noted, Mapping):
+            return []
+        wanted = {name: None for name in step.outputs} | dict(noted)
+        return [name for name, content in wanted.items() if self._content(name) != content]
+
+    def _content(self, name: str) -> str | None:
+        path = self.path / name
+        return fingerprint(path) if path.is_file() else None
+
+    def _left(self, step: Step) -> dict[str, str]:
+        """Names and contents of everything that a step has left."""
+        folder = [] if step.folder is None else sorted((self.path / step.folder).rglob("*"))
+        names = [str(path.relative_to(self.path)) for path in folder if path.is_file()]
+        return {name: fingerprint(self.path / name) for name in dict.fromkeys([*step.outputs, *names])}
 
     def run(self, step: Step, progress: Callback) -> None:
         """Do the step's work, resuming what an earlier process began for the same inputs."""
         key = self.keys[step.name]
         begun = self._marker(step.name, "begun")
         earlier = read_json(begun)
-        resumes = isinstance(earlier, Mapping) and earlier.get("key") == key
+        resumes = isinstance(earlier, Mapping) and earlier.get("key") == key and not self.changed(step)
         if step.folder is not None:
             if not resumes:
                 shutil.rmtree(self.path / step.folder, ignore_errors=True)
@@ -99,9 +130,9 @@ class RunDirectory:
         step.work(progress)
         missing = [output for output in step.outputs if not (self.path / output).exists()]
         assert not missing, f"step {step.name} left no {', '.join(missing)}"
-        write_json(
-            self._marker(step.name), {"key": key, "seconds": time.monotonic() - started, "resumed": resumes}
-        )
+        seconds = time.monotonic() - started
+        noted = {"key": key, "seconds": seconds, "resumed": resumes, "outputs": self._left(step)}
+        write_json(self._marker(step.name), noted)
 
     def seconds(self, names: Sequence[str]) -> float:
         """Seconds that these steps took when they were done (a resumed one: since the resumption)."""

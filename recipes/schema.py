@@ -27,32 +27,56 @@ class Data(Strict):
 
     source: str = Field(
         description=(
-            "`package:<distribution>/<path inside it>`, a path (from the recipe's folder), or "
-            "`hub:<data set>`"
+            "`hub:<data set>`, `package:<distribution>/<path inside it>`, or a path from the recipe's folder: a file, "
+            "or a directory that `datasets` reads"
         )
     )
-    format: Literal["lines", "csv", "tsv", "hub"] = Field(
-        default="csv",
+    format: Literal["lines", "csv", "tsv", "json", "parquet", "dataset", "hub"] | None = Field(
+        default=None,
         description=(
-            "`lines`: one example a line, taken apart by `pattern`; `csv`, `tsv`: columns with a "
-            "header; `hub`"
+            "by default what the source's name says. `lines`: one example a line, taken apart by `pattern`; `csv`, "
+            "`tsv`: columns with a header; `json`: JSON lines, or a list of objects; `dataset`: a directory written "
+            "by `save_to_disk`, or one of files such as train.csv and test.csv"
         ),
+    )
+    config: str | None = Field(
+        default=None, description="configuration of a hub data set or directory that has several"
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub data set")
+    splits: dict[Literal["train", "validation", "test"], str] | None = Field(
+        default=None,
+        description="official splits to use, where their names don't say it: `{validation: validation_matched}`",
+    )
+    text: str | None = Field(
+        default=None, description="column that holds the text; by default guessed from the usual names"
+    )
+    text_pair: str | None = Field(
+        default=None, description="column of the second text, where `text` is the first of a pair"
+    )
+    label: str | None = Field(
+        default=None, description="column that holds the label; by default guessed from the usual names"
+    )
+    hidden: list[str] | None = Field(
+        default=None,
+        description="labels that mean that there is none; empty ones, and -1 of a class label, do anyway",
     )
     pattern: str | None = Field(
         default=None,
         description="for `lines`: a regular expression with the groups `(?P<text>…)` and `(?P<label>…)`",
     )
     encoding: str = Field(default="utf-8", description="encoding of the file")
-    text: str = Field(default="text", description="name of the column that holds the text")
-    label: str = Field(default="label", description="name of the column that holds the label")
     quoting: bool = Field(default=True, description="whether double quotes quote a field (csv, tsv)")
     threshold: float | None = Field(
         default=None, description="classes from numbers: a label above it is `positive`, any other `negative`"
     )
     validation: Share = Field(
-        default=0.1, description="share of the examples that choose: search, early stopping, selection"
+        default=0.1,
+        description="share of the examples that choose (search, early stopping, selection), without official split",
     )
-    test: Share = Field(default=0.1, description="share of the examples that are looked at once, at the end")
+    test: Share = Field(
+        default=0.1,
+        description="share of the examples that are looked at once, at the end, without official split",
+    )
 
     limit: int | None = Field(
         default=None, ge=1, description="keep at most this many examples of each split, for trials"
@@ -76,10 +100,12 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
+        if self.text_pair is not None and self.text is None:
+            raise ValueError("`text_pair` is the second text of a pair: give `text`, the first, as well")
         if self.format == "lines" and self.pattern is None:
             raise ValueError("format 'lines' needs a `pattern` with the groups (?P<text>…) and (?P<label>…)")
         if self.format != "lines" and self.pattern is not None:
-            raise ValueError(f"`pattern` is for format 'lines', not {self.format!r}")
+            raise ValueError(f"`pattern` is for format 'lines', which has to be given, not {self.format!r}")
         if self.validation + self.test >= 0.9:
             raise ValueError(
                 "`validation` and `test` together leave less than a tenth of the examples for training"
@@ -96,8 +122,18 @@ class Task(Strict):
     data: Data
 
 
+CHECKPOINT_SECONDS = Field(
+    default=30.0,
+    ge=0,
+    description=(
+        "least time between checkpoints; it grows where they take more than a twentieth of the training. 0 writes one "
+        "after each step"
+    ),
+)
+
+
 class TeacherTraining(Strict):
-    """Fine-tuning of the teacher, where the checkpoint has no head for the task."""
+    """Fine-tuning of the teacher. A head for other classes than the task's gives way to a new one."""
 
     epochs: Epochs = Field(
         default=3, description="passes over the training split; 0 takes the checkpoint as it is"
@@ -111,16 +147,23 @@ class TeacherTraining(Strict):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="arithmetic of the training"
     )
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
 class Teacher(Strict):
-    """The model to compress, fine-tuned here if it has no head."""
+    """The model to compress, fine-tuned here if it has no head or `train` is given."""
 
     checkpoint: str = Field(
         description="a directory (from the recipe's folder), `package:<distribution>/<path>`, or a hub id"
     )
     task: Task
-    train: TeacherTraining = TeacherTraining()
+    train: TeacherTraining | None = Field(
+        default=None,
+        description=(
+            "how the checkpoint is fine-tuned. Without this key a checkpoint that has a head for the task's classes "
+            "is the teacher as it is, and one that has no head is fine-tuned by the defaults"
+        ),
+    )
 
 
 class Secure(Strict):
@@ -260,10 +303,38 @@ class Distillation(Strict):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="arithmetic of the training"
     )
+    cache_bytes: int = Field(
+        default=2_000_000_000,
+        ge=0,
+        description=(
+            "most that stored hidden states and scores of the teacher take on disk; those of the texts that don't fit "
+            "are computed again at each step. Logits are always stored"
+        ),
+    )
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
-class BaselineTraining(Strict):
-    """How a named baseline is trained, where it differs from `distill`."""
+class PublishedTraining(Strict):
+    """How much of a published training is done. Its losses, rates and other settings are those published."""
+
+    budget: float | None = Field(
+        default=4.0,
+        gt=0,
+        description=(
+            "epochs of both stages together at most, as a multiple of those of one student of `distill`; stages are "
+            "shortened in proportion. null trains as long as published for a data set of this size"
+        ),
+    )
+    layerwise_epochs: Epochs | None = Field(
+        default=None, description="epochs of stage 1, in place of what follows from `budget`"
+    )
+    prediction_epochs: Epochs | None = Field(
+        default=None, description="epochs of stage 2, in place of what follows from `budget`"
+    )
+
+
+class OwnTraining(Strict):
+    """How a baseline is trained that is trained as the students are, where it differs from `distill`."""
 
     layerwise_epochs: Epochs | None = Field(
         default=None, description="as in `distill`, whose value is the default"
@@ -271,16 +342,22 @@ class BaselineTraining(Strict):
     prediction_epochs: Epochs | None = Field(
         default=None, description="as in `distill`, whose value is the default"
     )
-    lr: float = Field(default=5e-5, gt=0, description="MPCFormer's published rate for stage 1")
-    prediction_lr: float = Field(default=1e-5, gt=0, description="MPCFormer's published rate for stage 2")
 
 
 class Baselines(Strict):
-    """Published recipes that are run on the same model, data and engine. The teacher always is one."""
+    """Fixed recipes that are run on the same model, data and engine. The teacher always is one."""
 
-    mpcformer: BaselineTraining | None = Field(
-        default=BaselineTraining(),
-        description="Quad and 2Quad everywhere, two-stage training; null leaves it out",
+    mpcformer: PublishedTraining | None = Field(
+        default=PublishedTraining(),
+        description="MPCFormer as published: Quad and 2Quad everywhere, its own training; null leaves it out",
+    )
+    mpcformer_form: OwnTraining | None = Field(
+        default=OwnTraining(),
+        description=(
+            "MPCFormer's form with our training: Quad and 2Quad everywhere, not calibrated, trained by `distill`. What "
+            "it gains on `mpcformer` comes from the training, what a student gains on it from calibration and search; "
+            "null leaves it out"
+        ),
     )
 
 

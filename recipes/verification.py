@@ -9,7 +9,7 @@ from typing import Any
 
 from recipes import run as runner
 from recipes.checkpoints import is_local, locate_checkpoint
-from recipes.context import Context
+from recipes.context import Context, class_names
 from recipes.costs import counts_of
 from recipes.emulated_run import emulated_run
 from recipes.errors import RecipeError, suggestion
@@ -40,6 +40,7 @@ def verify(
     Raises RecipeError for a model or recipe that isn't there and names that are unknown.
     """
     import distill
+    from distill.data import align
 
     runner.quiet_libraries()
     located = locate_checkpoint(model, Path.cwd())
@@ -65,6 +66,7 @@ def verify(
             f"model {model!r} has {loaded.config.num_labels} outputs, and the data of {path} "
             f"{splits.num_labels} labels"
         )
+    splits = align(splits, class_names(loaded.config))
     from transformers import AutoTokenizer
 
     # With its family's configuration: the directory's own would be read by running the code that lies there.

@@ -150,7 +150,7 @@ class TrainingPoint(Strict):
 class Candidate(Strict):
     """A model that was trained whole: the teacher, a baseline or a student from the front.
 
-    emulated: by network profile.
+    emulated: by network profile. settings: of its training, every one of them.
     """
 
     id: str
@@ -166,6 +166,7 @@ class Candidate(Strict):
     equal: bool | None = None
     emulated: dict[str, Emulated] = Field(default_factory=dict)
     secure: Secure | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
     training: list[TrainingPoint] = Field(default_factory=list)
     train_seconds: float | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recipes.context import Context
+from recipes.context import Context, class_names
 from recipes.files import fingerprint, write_json, write_text
 from recipes.progress import Callback
 from recipes.rundir import Step
@@ -16,26 +16,27 @@ SPLITS = ("train", "validation", "test")
 
 def steps(context: Context) -> list[Step]:
     def work(progress: Callback) -> None:
-        import distill
-
-        splits = distill.load(context.task)
+        splits = context.loaded
         examples = {}
-        for name in SPLITS:
+        for name in (*SPLITS, "unlabelled"):
             split = getattr(splits, name)
+            if split is None:
+                continue
             examples[name] = len(split)
-            rows = zip(split["text"], split["label"], strict=True)
-            lines = [
-                json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in rows
-            ]
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in split]
             write_text(context.run / f"data/{name}.jsonl", "".join(lines))
+        for note in splits.notes:
+            context.say(f"data: {note}")
         info = {"label_names": list(splits.label_names), "kind": splits.kind, "examples": examples}
-        write_json(context.run / "data/info.json", info)
+        write_json(context.run / "data/info.json", info | {"notes": list(splits.notes)})
 
+    # A teacher that is used as it is numbers the classes.
+    classes = class_names(context.config) if context.given else None
     return [
         Step(
             name="data",
             title="data",
-            inputs={**data_inputs(context), "seed": context.recipe.seed},
+            inputs={**data_inputs(context), "seed": context.recipe.seed, "classes": classes},
             needs=(),
             folder="data",
             outputs=[*(f"data/{name}.jsonl" for name in SPLITS), "data/info.json"],

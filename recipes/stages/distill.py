@@ -10,7 +10,7 @@ from recipes.context import TITLES, Context
 from recipes.files import read_json, write_json
 from recipes.progress import Callback
 from recipes.rundir import Step
-from recipes.schema import section
+from recipes.schema import PublishedTraining, section
 
 if TYPE_CHECKING:
     from distill import Architecture
@@ -38,14 +38,10 @@ def students(context: Context) -> list[Student]:
     found = []
     named = front.baselines
     for name in baselines(context):
-        given = getattr(recipe.baselines, name).model_dump()
-        training = (
-            common
-            | {key: value for key, value in given.items() if value is not None}
-            | {"losses": "two_stage"}
-        )
-        proxy = dict(named[name].scores) if name in named else {}
-        found.append(Student(name, TITLES[name], context.baseline(name), training, proxy))
+        architecture = context.baseline(name)
+        same = next((point for point in named.values() if point.architecture == architecture), None)
+        proxy = {} if same is None else dict(same.scores)
+        found.append(Student(name, TITLES[name], architecture, baseline_training(context, name), proxy))
     limit = recipe.search.limits.baseline
     points = front.select(recipe.search.candidates, no_costlier_than=named.get(limit) if limit else None)
     for point in points:
@@ -61,6 +57,29 @@ def baselines(context: Context) -> list[str]:
     return [name for name in type(chosen).model_fields if getattr(chosen, name) is not None]
 
 
+def baseline_training(context: Context, name: str) -> dict[str, Any]:
+    """Settings of a baseline's training: the published ones, or those of `distill`."""
+    recipe = context.recipe
+    own = section(recipe, "distill")["distill"]
+    chosen = getattr(recipe.baselines, name)
+    epochs = {
+        key: getattr(chosen, key)
+        for key in ("layerwise_epochs", "prediction_epochs")
+        if getattr(chosen, key) is not None
+    }
+    if not isinstance(chosen, PublishedTraining):
+        return own | epochs
+    from distill import mpcformer
+
+    examples = read_json(context.run / "data/info.json")["examples"]
+    texts = examples["train"] + examples.get("unlabelled", 0)
+    most = chosen.budget
+    if most is not None:
+        most *= own["layerwise_epochs"] + own["prediction_epochs"]
+    kept = {key: own[key] for key in ("cache_bytes", "checkpoint_seconds")}
+    return kept | mpcformer.settings(texts, most) | epochs
+
+
 def steps(context: Context) -> list[Step]:
     return [_step(context, student) for student in students(context)]
 
@@ -72,9 +91,16 @@ def _step(context: Context, student: Student) -> Step:
     def work(progress: Callback) -> None:
         import distill
 
-        training, validation = context.tokens("train"), context.tokens("validation")
+        training, validation = context.training_texts(), context.tokens("validation")
         teacher = context.teacher
-        cache = distill.TeacherCache.build(teacher, training, context.run / CACHE, progress=progress)
+        cache = distill.TeacherCache.build(
+            teacher,
+            training,
+            context.run / CACHE,
+            max_bytes=student.training["cache_bytes"],
+            progress=progress,
+        )
+        context.say(cache.describe())
         model = distill.apply(teacher, student.architecture, context.calibration)
         config = distill.DistillConfig(
             **student.training, seed=recipe.seed, max_length=context.sequence_length, kind=context.splits.kind
@@ -82,6 +108,10 @@ def _step(context: Context, student: Student) -> Step:
         work_dir = context.run / folder / "training"
         trained = distill.train(
             model, teacher, training, validation, config, context.tokenizer, work_dir, progress, cache
+        )
+        context.say(
+            f"{student.title}: checkpoints of {trained.checkpoint_bytes / 1e6:,.1f} MB took "
+            f"{trained.checkpoint_seconds:.1f} s of {trained.seconds:.0f} s"
         )
         progress(1, 1, "evaluating")
         logits, expected = distill.evaluate(model, validation), distill.evaluate(teacher, validation)
@@ -96,6 +126,8 @@ def _step(context: Context, student: Student) -> Step:
                 "proxy": student.proxy,
                 "validation": distill.score(logits, labels, kind),
                 "agreement": distill.agreement(logits, expected) if kind == "classification" else None,
+                "settings": student.training,
+                "teacher_outputs": trained.teacher_outputs,
                 "history": trained.history,
                 "seconds": trained.seconds,
             },
@@ -107,7 +139,7 @@ def _step(context: Context, student: Student) -> Step:
         title=f"distill {student.title}",
         inputs={
             "architecture": student.architecture.to_dict(),
-            "training": student.training,
+            "training": {k: v for k, v in student.training.items() if k != "checkpoint_seconds"},
             "sequence_length": context.sequence_length,
             "seed": recipe.seed,
         },

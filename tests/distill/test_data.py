@@ -1,19 +1,31 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from distill import DataError, Splits, TaskConfig, batches, load, tokenize
 from distill.batching import plan
+from distill.data import align
 from distill.metrics import accuracy, agreement, divergence, kl, pearson
 
 
 def write(path: Path, text: str) -> str:
     path.write_bytes(text.encode("latin-1"))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands for the hub here is read through the hub's code, whose cache must not outlive the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub_cache"))
 
 
 def trec(tmp_path: Path) -> dict[str, object]:
@@ -27,6 +39,35 @@ def trec(tmp_path: Path) -> dict[str, object]:
     }
 
 
+def texts(part: Dataset | None) -> list[str]:
+    assert part is not None
+    return list(part["text"])
+
+
+def rows(name: str, count: int, hidden: bool = False) -> dict[str, list[Any]]:
+    """Texts that name their split and their class."""
+    labels = [index % 2 for index in range(count)]
+    return {
+        "sentence": [f"{name} {index} of class {label}" for index, label in enumerate(labels)],
+        "label": [-1] * count if hidden else labels,
+        "idx": list(range(count)),
+    }
+
+
+CLASSES = Features(
+    {"sentence": Value("string"), "label": ClassLabel(names=["no", "yes"]), "idx": Value("int64")}
+)
+
+
+def glue(test_hidden: bool = True) -> DatasetDict:
+    """The shape of a GLUE task: official splits, class labels, the test split's withheld."""
+    return DatasetDict(
+        train=Dataset.from_dict(rows("train", 60), features=CLASSES),
+        validation=Dataset.from_dict(rows("validation", 40), features=CLASSES),
+        test=Dataset.from_dict(rows("test", 30, hidden=test_hidden), features=CLASSES),
+    )
+
+
 def test_lines_are_split_by_hash_without_duplicates(tmp_path: Path) -> None:
     task = trec(tmp_path)
     splits = load(task)
@@ -34,6 +75,7 @@ def test_lines_are_split_by_hash_without_duplicates(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == 300 == len(set(sum(parts, [])))
     assert splits.label_names == ("A", "B") and splits.num_labels == 2
     assert all(10 < len(part) for part in parts) and "caf\xe9" in parts[0][0]
+    assert "20 repeated training texts are left out" in splits.notes
     # The split of a text does not depend on the rest of the file.
     half = Path(str(task["source"])).read_bytes().split(b"\n")[:150]
     Path(str(task["source"])).write_bytes(b"\n".join(half))
@@ -44,21 +86,215 @@ def test_lines_are_split_by_hash_without_duplicates(tmp_path: Path) -> None:
 
 
 def test_tables_and_regression(tmp_path: Path) -> None:
-    rows = "\n".join(f"{i}\t{(i % 9) - 4}.5\tIt's \"number {i}\x85 here" for i in range(200))
-    source = write(tmp_path / "t.tsv", "id\tscore\ttext\n" + rows + "\n")
-    task = {"source": source, "format": "tsv", "label": "score", "quoting": False, "encoding": "latin-1"}
+    content = "\n".join(f"{i}\t{(i % 9) - 4}.5\tIt's \"number {i}\x85 here" for i in range(200))
+    source = write(tmp_path / "t.tsv", "id\tscore\ttext\n" + content + "\n")
+    task = {"source": source, "label": "score", "quoting": False, "encoding": "latin-1"}
     scores = load({**task, "kind": "regression"})
     assert scores.num_labels == 1 and isinstance(scores.train["label"][0], float)
+    assert all(text.startswith("It's \"number ") and "\x85" in text for text in scores.train["text"])
     signs = load({**task, "threshold": 0.0})
     assert signs.label_names == ("negative", "positive")
     total = sum(len(part) for part in (signs.train, signs.validation, signs.test))
     assert total == 200
+    with pytest.raises(DataError, match="is a number, not a class; give `threshold`"):
+        load(task)
+
+
+def test_a_table_keeps_what_stands_in_its_fields(tmp_path: Path) -> None:
+    """Texts that look like missing values or numbers stay texts; a row without label is no class."""
+    lines = [f"{text},{i % 12}" for i, text in enumerate(["NA", "None", "007", "1.0", '"a, b"'] * 20)]
+    lines = [line.replace(",", f" {i},", 1) if '"' not in line else line for i, line in enumerate(lines)]
+    source = write(tmp_path / "t.csv", "text,label\nNA,1\n007,0\n" + "\n".join(lines) + "\nwithout,\nalone\n")
+    splits = load({"source": source, "validation": 0.2, "test": 0.2})
+    every = texts(splits.train) + texts(splits.validation) + texts(splits.test)
+    assert {"NA", "007", "a, b"} <= set(every) and "without" not in every
+    assert splits.label_names == tuple(str(n) for n in range(12)), "numbers in the order of their size"
+    assert sorted(texts(splits.unlabelled)) == ["alone", "without"]
+    assert splits.unlabelled is not None and splits.unlabelled.column_names == ["text"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_other_files(tmp_path: Path, kind: str) -> None:
+    table = Dataset.from_dict(
+        {
+            "review": [f"review {i}" for i in range(100)],
+            "category": [["bad", "good", None][i % 3] for i in range(100)],
+        }
+    )
+    path = tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        table.to_parquet(str(path))
+    elif kind == "jsonl":
+        table.to_json(str(path), lines=True)
+    else:
+        path.write_text(json.dumps(table.to_list()))
+    splits = load({"source": str(path)})
+    assert splits.label_names == ("bad", "good")
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 67
+    assert splits.unlabelled is not None and len(splits.unlabelled) == 33
+    assert "columns: text 'review', label 'category' (by their names)" in splits.notes
+    for part in (splits.train, splits.validation, splits.test):
+        assert all(
+            int(t.split()[1]) % 3 == label for t, label in zip(part["text"], part["label"], strict=True)
+        )
+
+
+def saved(data: DatasetDict, folder: Path) -> str:
+    data.save_to_disk(str(folder))
+    return str(folder)
+
+
+def parquets(data: DatasetDict, folder: Path) -> str:
+    folder.mkdir()
+    for name, table in data.items():
+        table.to_parquet(str(folder / f"{name}.parquet"))
+    return str(folder)
+
+
+def on_the_hub(data: DatasetDict, folder: Path) -> str:
+    return "hub:" + parquets(data, folder)
+
+
+@pytest.mark.parametrize("place", [saved, parquets, on_the_hub])
+def test_official_splits_stay_and_hidden_labels_are_no_class(
+    place: Callable[[DatasetDict, Path], str], tmp_path: Path
+) -> None:
+    data = glue()
+    data["train"] = datasets.concatenate_datasets(
+        [data["train"], Dataset.from_dict(rows("unlabelled", 8, hidden=True), features=CLASSES)]
+    )
+    splits = load({"source": place(data, tmp_path / "d")})
+    assert splits.label_names == ("no", "yes") and set(splits.train["label"]) == {0, 1}
+    assert sorted(texts(splits.train)) == sorted(rows("train", 60)["sentence"])
+    assert sorted(texts(splits.unlabelled)) == sorted(rows("unlabelled", 8)["sentence"])
+    # The test split's labels are withheld: a part of validation stands in for it, the training split is whole.
+    assert all(text.startswith("validation") for text in texts(splits.validation) + texts(splits.test))
+    assert (
+        len(splits.validation) + len(splits.test) == 40 and min(len(splits.validation), len(splits.test)) > 9
+    )
+    assert "the official test split has no labels: it is left out" in splits.notes
+    assert any(note.startswith("split off from validation by a hash of the text:") for note in splits.notes)
+    for part in (splits.train, splits.validation, splits.test):
+        for text, label in zip(part["text"], part["label"], strict=True):
+            assert text.endswith(f"class {label}")
+
+
+def test_official_validation_and_test_are_used(tmp_path: Path) -> None:
+    splits = load({"source": parquets(glue(test_hidden=False), tmp_path / "d")})
+    for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        assert sorted(texts(part)) == sorted(rows(name, len(part))["sentence"])
+    assert not any("split off" in note for note in splits.notes)
+
+
+def test_a_missing_validation_split_comes_from_training(tmp_path: Path) -> None:
+    data = glue(test_hidden=False)
+    del data["validation"]
+    splits = load({"source": saved(data, tmp_path / "d"), "validation": 0.3})
+    assert len(splits.test) == 30 and all(text.startswith("test") for text in texts(splits.test))
+    assert all(text.startswith("train") for text in texts(splits.train) + texts(splits.validation))
+    assert len(splits.train) + len(splits.validation) == 60 and 5 < len(splits.validation) < 35
+
+
+@pytest.mark.parametrize("test_hidden", [False, True])
+def test_no_text_is_in_two_splits(tmp_path: Path, test_hidden: bool) -> None:
+    """A text of the test split is in no other; one of validation not in training; the test split stays whole."""
+    data = glue(test_hidden)
+    shared = Dataset.from_dict(
+        {name: values[:10] for name, values in rows("test", 30).items()}, features=CLASSES
+    )
+    other = Dataset.from_dict({n: v[:6] for n, v in rows("validation", 40).items()}, features=CLASSES)
+    data["train"] = datasets.concatenate_datasets([data["train"], shared, other, other])
+    data["validation"] = datasets.concatenate_datasets([data["validation"], shared])
+    splits = load({"source": saved(data, tmp_path / "d")})
+    train, validation, test = map(texts, (splits.train, splits.validation, splits.test))
+    assert not set(train) & set(test) and not set(validation) & set(test) and not set(train) & set(validation)
+    if not test_hidden:
+        assert len(test) == 30 and len(validation) == 40 and len(train) == 60
+        assert "16 train texts that a later split has too are left out" in splits.notes
+
+
+def test_configurations_and_split_names(tmp_path: Path) -> None:
+    """A hub data set with two configurations and two validation splits, as MNLI in GLUE."""
+    folder = tmp_path / "tasks"
+    for config, count in (("small", 30), ("large", 90)):
+        (folder / config).mkdir(parents=True)
+        for split in ("train", "validation_matched", "validation_mismatched"):
+            Dataset.from_dict(rows(f"{config} {split}", count)).to_parquet(
+                str(folder / config / f"{split}.parquet")
+            )
+    listed = "".join(
+        f"- config_name: {config}\n  data_files:\n"
+        + "".join(
+            f"  - split: {split}\n    path: {config}/{split}.parquet\n"
+            for split in ("train", "validation_matched", "validation_mismatched")
+        )
+        for config in ("small", "large")
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    task = {"source": f"hub:{folder}", "config": "large", "splits": {"validation": "validation_matched"}}
+    splits = load(task)
+    assert len(splits.train) == 90 and all(text.startswith("large train") for text in texts(splits.train))
+    assert all("validation_matched" in text for text in texts(splits.validation) + texts(splits.test))
+    assert any("left alone: validation_mismatched" in note for note in splits.notes)
+    with pytest.raises(DataError, match="cannot be read: Config name is missing.*'small', 'large'"):
+        load({"source": f"hub:{folder}"})
+    with pytest.raises(
+        DataError, match="validation_matched and validation_mismatched may be the validation split"
+    ):
+        load({"source": f"hub:{folder}", "config": "small"})
+    with pytest.raises(DataError, match="no split 'validation_mached'; did you mean 'validation_matched'"):
+        load({**task, "splits": {"validation": "validation_mached"}})
+    with pytest.raises(DataError, match="`config` is for data sets of the hub and directories"):
+        load({**trec(tmp_path), "config": "x"})
+
+
+def test_sentence_pairs_keep_both_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    table = Dataset.from_dict(
+        {
+            "premise": [f"w{i % 40}" for i in range(120)],
+            "hypothesis": [f"w{i // 3 % 40} w1" for i in range(120)],
+            "label": [["a", "b"][i % 2] for i in range(120)],
+        }
+    )
+    table.to_parquet(str(tmp_path / "p.parquet"))
+    splits = load({"source": str(tmp_path / "p.parquet"), "validation": 0.2, "test": 0.2})
+    assert splits.train.column_names == ["text", "text_pair", "label"]
+    assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 120, (
+        "a text may recur"
+    )
+    tokens = tokenize(splits.train, tokenizer, 16)
+    first = splits.train[0]
+    pair = tokenizer(first["text"], first["text_pair"])
+    assert list(tokens.columns["input_ids"][0]) == pair["input_ids"]
+    assert list(tokens.columns["input_ids"][0]) != tokenizer(first["text"])["input_ids"]
+    one = load({"source": str(tmp_path / "p.parquet"), "text": "hypothesis", "label": "label"})
+    assert one.train.column_names == ["text", "label"]
+
+
+def test_minus_one_is_a_class_only_where_it_is_said(tmp_path: Path) -> None:
+    table = Dataset.from_dict({"text": [f"t{i}" for i in range(90)], "label": [i % 3 - 1 for i in range(90)]})
+    path = tmp_path / "t.parquet"
+    table.to_parquet(str(path))
+    with pytest.raises(DataError, match=r"the label -1 stands beside 0, 1; say `hidden: \['-1'\]`"):
+        load({"source": str(path)})
+    assert load({"source": str(path), "hidden": []}).label_names == ("-1", "0", "1")
+    splits = load({"source": str(path), "hidden": ["-1"]})
+    assert splits.label_names == ("0", "1") and splits.unlabelled is not None and len(splits.unlabelled) == 30
 
 
 def test_errors_name_the_place_and_what_is_there(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "a,b\n1,2\n")
-    with pytest.raises(DataError, match="no column 'text'; columns present: a, b"):
+    with pytest.raises(
+        DataError, match="none is named as a text usually is; give `text`.*columns present: a, b"
+    ):
         load({"source": table})
+    with pytest.raises(DataError, match="no column 'txt'; columns present: a, b"):
+        load({"source": table, "text": "txt"})
+    with pytest.raises(DataError, match="give `label`; columns present: a, b"):
+        load({"source": table, "text": "a"})
+    both = write(tmp_path / "two.csv", "sentence1,sentence2,premise,hypothesis,label\na,b,c,d,1\n")
+    with pytest.raises(DataError, match="more than one may be the text"):
+        load({"source": both})
     with pytest.raises(DataError, match="no such file"):
         load({"source": str(tmp_path / "nothing.csv")})
     with pytest.raises(DataError, match="package 'no-such-package' is not installed"):
@@ -77,8 +313,40 @@ def test_errors_name_the_place_and_what_is_there(tmp_path: Path) -> None:
         load({"source": write(tmp_path / "n.csv", "text,label\nx,y\n"), "kind": "regression"})
     with pytest.raises(DataError, match="fractions"):
         TaskConfig(source=table, validation=0.6, test=0.5)
-    with pytest.raises(DataError, match="too few fields"):
-        load({"source": write(tmp_path / "s.csv", "text,label\nx\n")})
+    with pytest.raises(DataError, match="1 classes and 1 labelled"):
+        load({"source": write(tmp_path / "s.csv", "text,label\nx\ny,1\n")})
+    with pytest.raises(DataError, match="the first row has more fields than the header"):
+        load({"source": write(tmp_path / "w.csv", "text,label\nx,1,2\n")})
+    with pytest.raises(DataError, match="Expected 2 fields in line 3, saw 3"):
+        load({"source": write(tmp_path / "w.csv", "text,label\nx,1\nx,1,2\n")})
+    with pytest.raises(DataError, match="does not say the format; give `format`, one of lines, csv"):
+        load({"source": write(tmp_path / "w.tab", "text,label\nx,1\n")})
+    with pytest.raises(DataError, match="is a directory, which format 'csv' cannot be"):
+        load({"source": str(tmp_path), "format": "csv"})
+
+
+def test_a_class_that_only_the_official_test_split_has_is_refused(tmp_path: Path) -> None:
+    data = glue(test_hidden=False)
+    more = CLASSES.copy() | {"label": ClassLabel(names=["no", "yes", "maybe"])}
+    changed = DatasetDict({name: part.cast(Features(more)) for name, part in data.items()})
+    changed["test"] = Dataset.from_dict(rows("test", 30) | {"label": [2] * 30}, features=Features(more))
+    with pytest.raises(DataError, match="the test split has classes that the training split has not: maybe"):
+        load({"source": saved(changed, tmp_path / "d")})
+
+
+def test_classes_are_numbered_as_the_model_numbers_them(splits: Splits) -> None:
+    turned = align(splits, ["HIGH", "low", "middle"])
+    assert turned.label_names == ("high", "low", "middle")
+    for part, again in ((splits.train, turned.train), (splits.test, turned.test)):
+        ours = [splits.label_names[label] for label in part["label"]]
+        assert ours == [turned.label_names[label] for label in again["label"]]
+    kept = align(splits, ["LABEL_0", "LABEL_1", "LABEL_2"])
+    assert list(kept.train["label"]) == list(splits.train["label"]) and "LABEL_1 = middle" in kept.notes[-1]
+    assert align(splits, ["low", "middle", "high"]) is splits
+    with pytest.raises(DataError, match="the model has 2 classes .* the data 3"):
+        align(splits, ["low", "high"])
+    with pytest.raises(DataError, match="they must be the same names"):
+        align(splits, ["low", "middle", "top"])
 
 
 @given(

@@ -119,7 +119,7 @@ def test_the_run_leaves_what_it_promises(finished: tuple[Path, Any]) -> None:
     out, result = finished
     for name in ("record.json", "report.html", "report.md", "model/README.md", "model/model.safetensors"):
         assert (out / name).stat().st_size > 0, name
-    for text in ("teacher", "MPCFormer (Quad + 2Quad)", "chosen student", "online bytes", "predicted WAN"):
+    for text in ("teacher", "MPCFormer as published", "chosen student", "online bytes", "predicted WAN"):
         assert text in result.stdout, text
     assert not (out / ".lock").exists()
     assert not list(out.glob("**/*.tmp")) and not (out / "distill/.teacher").exists()
@@ -178,7 +178,7 @@ def test_emulated_queries_go_on_after_a_kill(copy: Path, recipe: Path) -> None:
     assert answered.count("\n") == 2
     result = sordino("run", other, "--out", copy)
     assert result.returncode == 0, result.stderr
-    for line in ("predict and choose", "verify teacher", "verify MPCFormer (Quad + 2Quad)"):
+    for line in ("predict and choose", "verify teacher", "verify MPCFormer as published"):
         assert f"{line}: done before" in result.stderr
     assert logs[0].read_text().startswith(answered) and logs[0].read_text().count("\n") == 3
     assert not gone.exists()
@@ -234,7 +234,7 @@ def test_a_change_runs_again_only_what_it_touches(copy: Path, recipe: Path, tmp_
         "teacher",
         "calibrate",
         "search",
-        "distill MPCFormer (Quad + 2Quad)",
+        "distill MPCFormer as published",
         "predict and choose",
     ):
         assert f"{line}: done before" in result.stderr

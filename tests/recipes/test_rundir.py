@@ -10,7 +10,7 @@ import pytest
 from recipes.errors import RecipeError
 from recipes.files import fingerprint, replace_directory, write_json
 from recipes.progress import silent
-from recipes.rundir import RunDirectory, Step
+from recipes.rundir import RunDirectory, Step, library_versions
 
 
 class Work:
@@ -72,6 +72,37 @@ def test_done_again_when_something_changed(run: RunDirectory, change: str) -> No
         (run / ".state/a.done.json").write_text("{broken")
     assert do(run, make(run, work, inputs)) is True
     assert work.calls == 2
+
+
+@pytest.mark.parametrize("change", ["truncated", "overwritten", "extra output", "listed output"])
+def test_a_finished_steps_outputs_are_compared(run: RunDirectory, change: str) -> None:
+    """One that is not what the step left makes it begin anew, from an empty folder, and is named."""
+    work = Work(run, "a")
+    step = make(run, work)
+    do(run, step)
+    assert run.changed(step) == []
+    place = run / ("a/half" if change == "extra output" else "a/whole")
+    if change == "truncated":
+        place.write_text("who")
+    elif change == "overwritten":
+        place.write_text("WHOLE")
+    else:
+        place.unlink()
+    assert run.changed(step) == [str(place.relative_to(run.path))]
+    work.found = ["not looked at"]
+    assert do(run, step) is True
+    assert work.found == [], "what was damaged is no start"
+    assert do(run, step) is False and run.changed(step) == []
+
+
+def test_another_library_is_another_key(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(run, "a")
+    step = make(run, work)
+    before = run.key(step)
+    assert RunDirectory(run.path, "1.0").key(step) == before
+    newer = {**library_versions(), "torch": "999"}
+    monkeypatch.setattr("recipes.rundir.library_versions", lambda: newer)
+    assert RunDirectory(run.path, "1.0").key(step) != before
 
 
 def test_a_change_upstream_reaches_everything_below(run: RunDirectory) -> None:

@@ -110,6 +110,8 @@ def test_missing_key() -> None:
         ({"format": "lines", "pattern": "("}, "not a regular expression"),
         ({"pattern": "(?P<text>.)(?P<label>.)"}, "`pattern` is for format 'lines'"),
         ({"validation": 0.5, "test": 0.5}, "less than a tenth"),
+        ({"text_pair": "b"}, "give `text`, the first, as well"),
+        ({"splits": {"dev": "x"}}, "$.teacher.task.data.splits"),
     ],
 )
 def test_data_that_contradicts_itself(data: dict[str, Any], expected: str) -> None:
