@@ -122,6 +122,7 @@ def verification(found: dict[str, Any]) -> None:
         "examples; "
         f"agreement {wording.percent(found['agreement'])}, largest logit error {found['max_logit_error']:.2g}"
     )
+    typer.echo(f"Whether values fit fixed point: {found['checked']}")
 
 
 def doctor(found: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def secure_run(
             "plaintext": distill.score(plain, labels, kind),
             "agreement": _agreement(answers, plain, kind),
             "max_logit_error": float((answers - plain).abs().max()),
+            "checked": done[0]["checked"],
         },
     }
 
@@ -140,7 +141,9 @@ def answer(
     protocol = queries.secure.protocol
     progress(len(done), len(queries), f"setting up {protocol}{where}")
     with (
-        secure_eval.compile(program, protocol=protocol, parties=parties, network=network) as engine,
+        secure_eval.compile(
+            program, queries.inputs[0], protocol=protocol, parties=parties, network=network
+        ) as engine,
         open(log, "a", encoding="utf-8") as file,
     ):
         if warm_up:
@@ -150,6 +153,7 @@ def answer(
             measurement = engine.measurement
             entry = {name: measured_phase(getattr(measurement, name)) for name in PHASES}
             entry["by_role"] = measurement.communication()
+            entry["checked"] = measurement.checked
             entry["logits"] = logits[: queries.sizes[index]].tolist()
             file.write(json.dumps(entry) + "\n")
             file.flush()

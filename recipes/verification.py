@@ -110,6 +110,7 @@ def verify(
         "emulated": timed,
         "max_logit_error": secure["max_logit_error"],
         "agreement": secure["agreement"],
+        "checked": secure["checked"],
         "accuracy": {"plaintext": secure["plaintext"], "secure": secure["accuracy"]},
     }
 

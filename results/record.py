@@ -114,13 +114,17 @@ class Emulated(Strict):
 
 
 class Secure(Strict):
-    """Results of running `samples` test examples under MPC; `plaintext` is on the same examples."""
+    """Results of running `samples` test examples under MPC; `plaintext` is on the same examples.
+
+    checked: against what values it was checked, before the run, that the model's fit fixed point.
+    """
 
     samples: int
     accuracy: float
     plaintext: float
     agreement: float
     max_logit_error: float
+    checked: str = "not recorded"
 
 
 class Score(Strict):

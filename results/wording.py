@@ -175,7 +175,7 @@ def summary(record: Record) -> tuple[list[str], list[list[str]]]:
         "rounds",
         *(f"predicted {network_title(net)}" for net in nets),
     ]
-    header.append("measured loopback")
+    header += ["measured loopback", "values checked"]
     rows = []
     for model in record.headline():
         secure, predicted, measured = model.secure, model.predicted, model.measured
@@ -187,6 +187,7 @@ def summary(record: Record) -> tuple[list[str], list[list[str]]]:
         row += [count(predicted.online.rounds) if predicted else ABSENT]
         row += [seconds(predicted_total(model, net)) for net in nets]
         row.append(seconds(measured.online.seconds) if measured else ABSENT)
+        row.append(secure.checked if secure else ABSENT)
         rows.append(row)
     return header, rows
 

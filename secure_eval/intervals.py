@@ -61,8 +61,6 @@ SLACK = 2.0**-6
 """What an operation of the engine may overstep its real result by, in parts of max(1, the result): far more than fixed point from 8
 fraction bits on and the errors of functions come to."""
 
-CUBICS = ("gelu", "silu", "softplus", "elu", "mish")
-
 
 class Intervals:
     """Numbers between which all elements of each value lie, worked out node by node in a program's order.
@@ -265,8 +263,7 @@ def _gated(least: float, above: float = 0.0) -> Callable[[Intervals, Node], Inte
     """Between `least` and the argument, or zero, whichever is more; `above` it at most."""
 
     def rule(k: Intervals, node: Node) -> Interval:
-        high = max(0.0, k.look(node.args[0])[1]) + above
-        return least, high
+        return least, max(0.0, k.look(node.args[0])[1]) + above
 
     return rule
 

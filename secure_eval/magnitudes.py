@@ -39,6 +39,12 @@ def normalised(fraction_bits: int) -> int:
     return min(_NORMALISED_BITS, VALUE_BITS - fraction_bits - _SCALE_BITS)
 
 
+def own_limit(node: Node, fraction_bits: int) -> int:
+    """The exponent that a node's value has to stay below whatever its operands are: promised, stated or certified."""
+    stated = normalised(fraction_bits) if node.op in ("layer_norm", "rms_norm") else VALUE_BITS
+    return min(promise(fraction_bits), stated, VALUE_BITS if node.bound is None else node.bound)
+
+
 def bits(magnitude: float) -> int:
     """The least whole number b >= 0 for which magnitude <= 2^b."""
     mantissa, exponent = frexp(magnitude)
@@ -54,11 +60,8 @@ def with_bounds(program: Program, fraction_bits: int) -> Program:
 
 
 def _with_bounds(program: Program, fraction_bits: int) -> Program:
-    most, of_norms = 2.0 ** promise(fraction_bits), 2.0 ** normalised(fraction_bits)
-
     def limit(node: Node) -> float:
-        stated = of_norms if node.op in ("layer_norm", "rms_norm") else most
-        return min(most, stated, inf if node.bound is None else 2.0**node.bound)
+        return 2.0 ** own_limit(node, fraction_bits)
 
     known = Intervals(program.by_name, program.constants, stated=True, slack=SLACK, limit=limit)
     known.extend(program.nodes)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from secure_eval.program import Node, Program, Ref, substitute
+from secure_eval.recognition import recognise_activations
 from secure_eval.spec import check
 
 Pass = Callable[[Program], Program]
@@ -485,6 +486,8 @@ def remove_unused(program: Program) -> Program:
 
 
 PASSES: tuple[Pass, ...] = (
+    recognise_activations,
+    remove_unused,
     recognise_squares,
     push_scales_into_weights,
     fold_channels_into_windows,

@@ -8,7 +8,7 @@ from math import inf, log2, nextafter
 from typing import Any
 
 from secure_eval import protocols
-from secure_eval.magnitudes import VALUE_BITS, proven, with_bounds
+from secure_eval.magnitudes import VALUE_BITS, own_limit, proven, with_bounds
 from secure_eval.program import Node, Program
 from secure_eval.ranges.calibration import Ranges
 from secure_eval.ranges.placement import Placement, place
@@ -153,22 +153,29 @@ def examine(
     placement = place(program, fraction_bits)
     bounds, sure = with_bounds(program, fraction_bits).by_name, proven(program)
     found: list[Quantity] = []
+    implied: list[Violation] = []
     headroom = float(VALUE_BITS)
     for node in program.nodes:
         if node.level != "secret" or node.name not in ranges.nodes:
             continue
         bound = bounds[node.name].bound
         assert bound is not None
-        settled = node.bound == bound or sure.get(node.name, inf) <= bound
+        follows = bound < own_limit(node, fraction_bits)
+        settled = follows or node.bound == bound or sure.get(node.name, inf) <= bound
         for name, value, bits in _ring_values(node, ranges, placement):
             limit = VALUE_BITS - bits
             headroom = min(headroom, limit - _log2(value))
             own = name == MAGNITUDE
             margin = 1.0 if own and settled else 2.0**margin_bits
             high = 2.0 ** (min(limit, bound) if own else limit)
-            found.append(Quantity(node, name, 0.0, value, None, high, 1.0, margin, bits))
+            quantity = Quantity(node, name, 0.0, value, None, high, 1.0, margin, bits)
+            found.append(quantity)
+            if own and follows:
+                implied += quantity.violations()
         found += _arguments(node, ranges, fraction_bits, margin_bits)
     violations = [v for q in found for v in q.violations()]
+    # A bound that follows from those of operands is only passed where one of these, or an argument, is beyond its own: which is named.
+    violations = [v for v in violations if v not in implied] or violations
     elements, failures = _truncations(ranges, placement, margin_bits, protocol)
     report = Report(
         protocol,

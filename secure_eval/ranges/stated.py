@@ -108,10 +108,6 @@ def _row_margins(node: Node, name: str) -> tuple[bool, bool]:
     return name != "weight" and node.args[-2] == low, name != "weight" and node.args[-1] == high
 
 
-def _difference(x: Any, y: Any) -> Mapping[str, Tensor]:
-    return {"difference of the operands": (MEANINGS["sub"](x, y)).abs()}
-
-
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Mapping[str, Tensor]:
     return {"product without the bias": MEANINGS["linear"](x, weight, None).abs()}
 
@@ -155,7 +151,6 @@ STATED: dict[str, Stated] = {
     ),
     "layer_norm": Stated(_rows, _row_limits("variance"), _row_margins),
     "rms_norm": Stated(_squares, _row_limits("mean square"), _row_margins),
-    "less": Stated(_difference),
     "linear": Stated(_product),
 }
 """Operation -> what it states."""

@@ -53,7 +53,7 @@ async def times_clear(
     if factor == int(factor) and abs(factor) < 2**10:
         return p.scale(await fitted(p, x, most), int(factor))
     bits = _constant_bits(abs(factor), most - x.fraction_bits)
-    if abs(factor) * 2**bits < 2**9:
+    if x.fraction_bits > most or abs(factor) * 2**bits < 2**9:
         x = await p.rescale(x)
         bits = _constant_bits(abs(factor), most - x.fraction_bits)
     return p.scale(x, round(factor * 2**bits), bits)

@@ -3,7 +3,8 @@
 With f fraction bits, what an engine may do to a value, and what that moves it by at most:
 
     encode   2^-(f+1)   a clear real number becomes a ring element (half a unit in the last place)
-    cut      2^-f       a truncation to f fraction bits (one unit: it goes to either neighbour)
+    cut      2^-f       a truncation to f fraction bits (one unit: it goes to either neighbour); of one factor of a product 2^spread
+                        times that, where its node has a spread
     fine     2^-2f      a truncation to 2f fraction bits
 
 An engine truncates where it likes, so each rule counts every truncation that its operands can meet. What is selected, compared or
@@ -14,13 +15,14 @@ the error 1, and so has all that is selected by it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import frexp
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from secure_eval.magnitudes import VALUE_BITS
 from secure_eval.program import Node
 from secure_eval.reference import MEANINGS
 from secure_eval.rules.nonlinear import MASK_BELOW
@@ -39,9 +41,10 @@ class Approximate:
 
 @dataclass(frozen=True)
 class Steps:
-    """The errors of one step at f fraction bits; see the module."""
+    """The errors of one step at f fraction bits; see the module. `spread` is the node's: one factor of a product may lose so many more."""
 
     fraction_bits: int
+    spread: int = 0
 
     @property
     def encode(self) -> float:
@@ -64,6 +67,9 @@ class Steps:
         return Approximate(value, torch.full_like(value, 0.0 if whole else self.encode))
 
 
+FINEST = 2.0**-29
+"""A unit in the last place of a reciprocal or an inverse root, which has 30 fraction bits at most."""
+
 Rule = Callable[..., Tensor]
 BOUNDS: dict[str, Rule] = {}
 """Operation -> error of the result, from the steps, the result in float64 and the arguments: Approximate where they are secret."""
@@ -79,7 +85,7 @@ def bound(*operations: str) -> Callable[[Rule], Rule]:
 
 def error(node: Node, steps: Steps, value: Tensor, args: list[Any]) -> Tensor:
     """The bound of a node's error, of the shape of its value."""
-    result = BOUNDS[node.op](steps, value, *args)
+    result = BOUNDS[node.op](replace(steps, spread=node.spread), value, *args)
     return torch.broadcast_to(result, value.shape)
 
 
@@ -95,7 +101,9 @@ def _shared(steps: Steps, value: Tensor, x: Any) -> Tensor:
 
 @bound("view")
 def _view(steps: Steps, value: Tensor, target: str, x: Approximate, *rest: Any) -> Tensor:
-    """Errors are rearranged, and added where values are."""
+    """Errors are rearranged, and added where values are. What is added up is truncated before where the sum has less room."""
+    if target.split(".")[1] in ("sum", "cumsum"):
+        return MEANINGS["view"](target, torch.where(x.error > 0, x.error + steps.cut, 0.0), *rest)
     return MEANINGS["view"](target, x.error, *rest)
 
 
@@ -125,18 +133,20 @@ def _sum(steps: Steps, value: Tensor, x: Any, y: Any) -> Tensor:
 @bound("mul")
 def _mul(steps: Steps, value: Tensor, x: Any, y: Any) -> Tensor:
     if isinstance(x, Approximate) and isinstance(y, Approximate):
-        return product(torch.mul, steps.operand(x, steps.cut), steps.operand(y, steps.cut))
+        cuts = [steps.cut * 2.0 ** max(0, more) for more in (steps.spread, -steps.spread)]
+        return product(torch.mul, steps.operand(x, cuts[0]), steps.operand(y, cuts[1]))
     secret, clear = (x, y) if isinstance(x, Approximate) else (y, x)
     if isinstance(clear, Tensor):
-        # A product has 48 fraction bits; a public factor takes f of them at least.
-        cut = max(steps.fine, 2.0 ** (steps.fraction_bits - 48)) if clear.is_floating_point() else 0.0
-        return product(torch.mul, steps.operand(secret, cut), steps.operand(clear))
+        # A public factor takes f fraction bits at least; whole numbers are never truncated.
+        cut = torch.where(secret.error > 0, steps.cut, 0.0) if not clear.is_floating_point() else steps.cut
+        return product(torch.mul, Approximate(secret.value, secret.error + cut), steps.operand(clear))
     factor = torch.tensor(float(clear), dtype=torch.float64)
     exact = frexp(abs(clear))[0] == 0.5 or (clear == int(clear) and abs(clear) < 2**10)
     if exact:  # the binary point moves, to more fraction bits than stay perhaps, or an integer multiplies
-        return secret.error * factor.abs() + (steps.cut if abs(clear) < 1 else 0.0)
-    # Public factors keep nine significant bits, or the fraction bits that the secret leaves of a product's 48.
-    least = torch.tensor(2.0 ** (steps.fraction_bits - 49))
+        before = torch.where(secret.error > 0, secret.error + steps.cut, 0.0)
+        return before * factor.abs() + (steps.cut if abs(clear) < 1 else 0.0)
+    # Public factors keep nine significant bits, or the fraction bits that the secret leaves of the ring's 62.
+    least = torch.tensor(2.0 ** (steps.fraction_bits - VALUE_BITS))
     off = Approximate(factor, torch.maximum(factor.abs() * 2.0**-10, least))
     return product(torch.mul, steps.operand(secret, steps.cut), off)
 
@@ -197,7 +207,7 @@ def _normalised(power: float, stated: float) -> Rule:
     def rule(steps: Steps, value: Tensor, x: Approximate, low: float, high: float) -> Tensor:
         off = x.error + steps.cut
         worst = (x.value - off).clamp(min=low / 2) ** power
-        return (worst - value) + stated * worst
+        return (worst - value) + stated * worst + FINEST
 
     return rule
 

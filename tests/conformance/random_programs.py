@@ -7,8 +7,8 @@ puts a scaling before an operation whose result would not fit. So hardly a draw 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import ceil, floor, log2, prod
+from dataclasses import dataclass, field, replace
+from math import ceil, floor, inf, log2, prod
 from typing import Any
 
 import torch
@@ -17,14 +17,12 @@ from torch import Tensor
 
 from secure_eval.functions.layer_norm import deviation_scale
 from secure_eval.functions.root_mean_square import widest
+from secure_eval.magnitudes import bits, promise, proven, with_bounds
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.ranges import STATED
 from secure_eval.reference import MEANINGS
 from secure_eval.spec import check
 from secure_eval.testing.bounds import Approximate, Steps, error
-
-LIMIT = 2.0**13
-"""Of magnitudes: half of what products with 48 fraction bits leave."""
 
 COARSE = 2.0**-5
 """An operation whose error bound would exceed this part of max(1, its result) gets smaller operands."""
@@ -45,7 +43,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     (2, 1, 4),
     (1, 4, 4),
 )
-SCALES = (2.0**-13, 2.0**-6, 0.1, 1.0, 1.0, 3.0, 30.0, 1500.0)
+SCALES = (2.0**-13, 2.0**-6, 0.1, 1.0, 1.0, 1.0, 3.0, 30.0, 1500.0, 2.0**20, 2.0**28)
 CONSTANTS = (
     0.0,
     1.0,
@@ -66,6 +64,7 @@ CONSTANTS = (
     1e-9,
     777.7,
     2e4,
+    3e7,
 )
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -87,6 +86,12 @@ class Sketch:
     constants: dict[str, Tensor] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
     secrets: list[Ref] = field(default_factory=list)
+    certified: bool = False
+
+    @property
+    def limit(self) -> float:
+        """What the engine promises of any value: magnitudes below it."""
+        return 2.0 ** promise(self.fraction_bits)
 
     @property
     def steps(self) -> Steps:
@@ -117,12 +122,12 @@ class Sketch:
         return float(self.tensor(ref).abs().max())
 
     def numbers(self, shape: Sequence[int]) -> Tensor:
-        """float32 values of a drawn scale below LIMIT; some have zeros and equal entries."""
+        """float32 values of a drawn scale, as large as the engine promises; some have zeros and equal entries."""
         generator = torch.Generator().manual_seed(self.draw(st.integers(0, 2**16)))
         x = torch.randn(tuple(shape), generator=generator) * self.draw(st.sampled_from(SCALES))
         if self.draw(st.booleans()):
             x = torch.where(torch.rand(x.shape, generator=generator) < 0.3, x.round(), x)
-        return x.clamp(-LIMIT, LIMIT)
+        return x.clamp(-0.99 * self.limit, 0.99 * self.limit)
 
     def whole(self, ref: Ref) -> bool:
         """Whether the value was shared as whole numbers (0 to 3)."""
@@ -149,21 +154,44 @@ class Sketch:
         )
 
     def secret(self, op: str, *args: Any, integral: bool = False) -> Ref:
-        """Appends a secret operation if its result fits and is precise enough; DoesNotApply otherwise."""
+        """Appends a secret operation if its result fits and is precise enough; DoesNotApply otherwise.
+
+        Where the program is a certified one, values are bound to up to eight times what they are.
+        """
         value = MEANINGS[op](*(self.exact(a) for a in args)).double()
         node = Node(f"{op}_{len(self.nodes)}", op, args, "secret", tuple(value.shape), site=f"made.{op}")
+        node = replace(node, dtype=torch.bool if op in COMPARISONS else torch.float32, integral=integral)
+        node = self.bounded(node)
         off = error(node, self.steps, value, [self.value(a) for a in args])
         if value.numel() and op not in ("share_input", "share_weight", *COMPARISONS):
             worst = float((off / value.abs().clamp(min=1)).max())
             # What hangs on an open comparison may be far off.
             determined = float((off / value.abs().clamp(min=1)).median())
-            if float(value.abs().max() + off.max()) > LIMIT or min(worst, determined) > COARSE:
+            assert node.bound is not None
+            largest = float((value.abs() + off).max())
+            if largest > 2.0**node.bound:
+                sure = proven(Program((*self.nodes, node), (), (), self.constants))
+                assert largest <= 2.0 ** sure.get(node.name, inf), (
+                    f"{node!r} is {largest}, above what was proven"
+                )
+            if not largest < 2.0**node.bound or min(worst, determined) > COARSE:
                 raise DoesNotApply
+        bound = None
+        if self.certified and value.numel():
+            largest = float((value.abs() + off).max()) * self.draw(st.sampled_from((1.0, 1.5, 8.0)))
+            bound = bits(largest) if bits(largest) < promise(self.fraction_bits) else None
         dtype = torch.bool if op in COMPARISONS else torch.int64 if integral else torch.float32
-        self.nodes.append(Node(node.name, op, args, "secret", node.shape, dtype, node.site, integral))
+        self.nodes.append(
+            Node(node.name, op, args, "secret", node.shape, dtype, node.site, integral, bound=bound)
+        )
         self.values[node.name] = Approximate(value, off)
         self.secrets.append(Ref(node.name))
         return Ref(node.name)
+
+    def bounded(self, node: Node) -> Node:
+        """A node with the bound and the spread that the engine finds for it after those that there are."""
+        program = Program((*self.nodes, node), (), (), self.constants)
+        return with_bounds(program, self.fraction_bits).nodes[-1]
 
     # -- operands --------------------------------------------------------------------------------------
 
@@ -231,19 +259,19 @@ def _sum(s: Sketch, op: str) -> Ref:
     x = s.any()
     y = s.other(s.tensor(x).shape)
     if isinstance(y, float):
-        y = max(-LIMIT, min(LIMIT, y))
+        y = max(-s.limit, min(s.limit, y))
     pair = (x, y) if s.draw(st.booleans()) else (y, x)
     try:
         return s.secret(op, *pair)
     except DoesNotApply:
-        return s.secret(op, *(s.scaled(v, LIMIT / 4) if v in s.secrets else v for v in pair))
+        return s.secret(op, *(s.scaled(v, s.limit / 4) if v in s.secrets else v for v in pair))
 
 
 def _mul(s: Sketch) -> Ref:
     x = s.any()
     y = s.other(s.tensor(x).shape)
     pair = (x, y) if s.draw(st.booleans()) else (y, x)
-    for limit in (LIMIT, 16.0, 1.0):
+    for limit in (s.limit, s.limit**0.5 / 2, 16.0, 1.0):
         try:
             return s.secret("mul", *(s.scaled(v, limit) if v in s.secrets else v for v in pair))
         except DoesNotApply:
@@ -254,7 +282,7 @@ def _mul(s: Sketch) -> Ref:
 def _power(s: Sketch, op: str) -> Ref:
     arguments = (s.draw(st.sampled_from((2, 4, 8))),) if op == "power" else ()
     x = s.any()
-    for limit in (LIMIT, 8.0, 2.0):
+    for limit in (s.limit, s.limit**0.5 / 2, 8.0, 2.0):
         try:
             return s.secret(op, s.scaled(x, limit), *arguments)
         except DoesNotApply:
@@ -263,7 +291,7 @@ def _power(s: Sketch, op: str) -> Ref:
 
 
 def _product(s: Sketch, op: str, right: Callable[[Ref], tuple[Any, ...]], x: Ref) -> Ref:
-    for limit in (LIMIT, 8.0, 1.0):
+    for limit in (s.limit, s.limit**0.5 / 8, 8.0, 1.0):
         try:
             smaller = s.scaled(x, limit)
             rest = right(smaller)
@@ -337,7 +365,7 @@ def _view(s: Sketch) -> Ref:
     target, *rest = s.draw(st.sampled_from(_views(tuple(s.tensor(x).shape))))
     if s.tensor(x).numel() > 64 and target in ("aten.expand.default", "aten.repeat.default"):
         raise DoesNotApply
-    return s.secret("view", target, s.scaled(x, LIMIT / 32), *rest)
+    return s.secret("view", target, s.scaled(x, s.limit / 32), *rest)
 
 
 def _cat(s: Sketch) -> Ref:
@@ -570,7 +598,7 @@ class Drawn:
 @st.composite
 def programs(draw: Draw) -> Drawn:
     """A program of up to MAX_OPERATIONS secret operations, for 16 fraction bits or for the most that there can be."""
-    s = Sketch(draw, draw(st.sampled_from((16, 16, 20))))
+    s = Sketch(draw, draw(st.sampled_from((16, 16, 20))), certified=draw(st.booleans()))
     for _ in range(draw(st.integers(1, 3))):
         shape = draw(st.sampled_from(SHAPES))
         if draw(st.integers(0, 3)) == 0:  # whole numbers are shared without fraction bits

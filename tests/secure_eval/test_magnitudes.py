@@ -1,0 +1,298 @@
+"""Bounds of values: what is proven, what rules do with it, and chained products over the whole promised range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import secure_eval
+from secure_eval import protocols, ranges
+from secure_eval.magnitudes import VALUE_BITS, bits, promise, proven, with_bounds
+from secure_eval.program import Node, Program, Ref
+from secure_eval.protocols.base import Protocol, Secret
+from secure_eval.ranges.placement import place
+from secure_eval.rules.scaling import fit, sum_operands, times_clear
+from secure_eval.testing.harness import evaluate
+from secure_eval.testing.operations import Function
+
+Powers = dict[str, tuple[Callable[[Tensor], Tensor], float]]
+
+POWERS: Powers = {
+    "x**3": (lambda x: x**3, 1000.0),
+    "x*x*x": (lambda x: x * x * x, 1000.0),
+    "x**2*x**2": (lambda x: x.square() * x.square(), 180.0),
+    "x**4": (lambda x: x**4, 180.0),
+    "x**5": (lambda x: x**5, 60.0),
+    "three different ones": (lambda x: (x + 3) * (x - 5) * (x * 0.7), 1000.0),
+    "sum of cubes": (lambda x: (x**3).reshape(3, -1).sum(0), 690.0),
+    "scaled cube": (lambda x: x**3 * 0.3 + 1000.0 * x, 1000.0),
+    "cube in a matrix product": (
+        lambda x: (x**3).reshape(3, -1) @ torch.ones(x.numel() // 3, 2) * 1e-3,
+        150.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", protocols.names())
+@pytest.mark.parametrize("name", POWERS)
+def test_chained_products_are_right_up_to_the_promise(name: str, protocol: str) -> None:
+    function, most = POWERS[name]
+    x = torch.linspace(-most, most, 303)
+    expected = (
+        function(x.double())
+        if "matrix" not in name
+        else (x.double() ** 3).reshape(3, -1).sum(1, True).expand(3, 2) * 1e-3
+    )
+    off = (secure_eval.run(function, x, protocol=protocol) - expected).abs()
+    # Truncations cost 2^-16 of each factor, beside the other.
+    scale = expected.abs().clamp(min=1.0) if "matrix" not in name else (x.double().abs() ** 3).sum() * 1e-3
+    assert float((off / scale).max()) < 2.0**-8 and float((off / scale).median()) < 2.0**-13
+
+
+@pytest.mark.parametrize("name", ("x**4", "x**5"))
+def test_powers_beyond_the_promise_are_refused(name: str) -> None:
+    with pytest.raises(ranges.RangeError, match="magnitude"):
+        secure_eval.run(POWERS[name][0], torch.tensor([1000.0, 1.0]), protocol="plain")
+
+
+@pytest.mark.parametrize("fraction_bits", (8, 12, 20))
+def test_the_promise_moves_with_the_fraction_bits(fraction_bits: int) -> None:
+    most = 0.98 * 2.0 ** (promise(fraction_bits) / 3)
+    x = torch.linspace(-most, most, 101)
+    model = Function(lambda x: x * x * x).eval()
+    with secure_eval.compile(model, (x,), "plain", fraction_bits=fraction_bits) as secure:
+        off = (secure(x) - x.double() ** 3).abs() / (x.double() ** 2).clamp(min=1)
+    assert float(off.max()) < 4 * 2.0**-fraction_bits * 1.5 + 1e-6 * most
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------
+
+
+def bounds(function: Callable[..., Tensor], *inputs: Tensor) -> dict[str, int | None]:
+    program = secure_eval.capture(Function(function).eval(), inputs)
+    found = with_bounds(program, 16)
+    return {n.op: n.bound for n in found.nodes if n.level == "secret"}
+
+
+def test_bits_are_the_least_that_hold() -> None:
+    assert [bits(v) for v in (0.0, 0.3, 1.0, 1.01, 2.0, 1000.0, 2.0**14, 2.0**30)] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        10,
+        14,
+        30,
+    ]
+
+
+def test_what_its_making_proves_bounds_a_value() -> None:
+    x = torch.zeros(3, 8)
+    assert bounds(torch.sigmoid, x)["sigmoid"] == 1
+    assert bounds(lambda x: torch.sigmoid(x).sum(-1), x)["view"] == 4
+    assert bounds(lambda x: torch.sigmoid(x) * 100.0, x)["mul"] == 7
+    assert bounds(lambda x: torch.sigmoid(x) @ torch.sigmoid(x).mT, x)["matmul"] == 4
+    assert bounds(lambda x: torch.softmax(x, -1), x)["mul"] == 1
+    assert bounds(lambda x: x * 0.125, x)["mul"] == 27
+    assert bounds(lambda x: x * x * x, x) == {"share_input": 30, "square": 30, "mul": 30}
+    assert bounds(lambda x: F.silu(torch.tanh(x) * 6.0), x)["silu"] == 3
+
+
+def test_only_what_is_proven_holds_for_all_inputs() -> None:
+    program = secure_eval.capture(Function(lambda x: torch.tanh(x) + x).eval(), (torch.zeros(3),))
+    assert set(proven(program)) == {n.name for n in program.nodes if n.op == "tanh"}
+
+
+def test_a_certified_bound_bounds_what_follows() -> None:
+    x = torch.full((4,), 3.0)
+    program = secure_eval.capture(Function(lambda x: (x * x) * 5.0).eval(), (x,))
+    node = next(n for n in program.nodes if n.op == "share_input")
+    changed = program.with_nodes([replace(n, bound=2) if n is node else n for n in program.nodes])
+    assert [n.bound for n in with_bounds(changed, 16).nodes if n.level == "secret"] == [2, 5, 7]
+
+
+@pytest.mark.parametrize("fraction_bits", (8, 16, 20))
+def test_no_value_has_more_fraction_bits_than_it_has_room_for(fraction_bits: int) -> None:
+    x, y = torch.zeros(4, 6), torch.zeros(6)
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        a = torch.softmax(x @ x.mT * 0.3, -1) @ F.silu(x)
+        b = F.layer_norm(a * y * x, (6,)) + torch.exp(torch.tanh(x))
+        return torch.where(b > 0, b.cumsum(-1), x * x * x).sum(-1) / (1 + x.square().sum(-1))
+
+    program = secure_eval.capture(Function(function).eval(), (x, y))
+    held = place(program, fraction_bits).fraction_bits
+    for node in with_bounds(program, fraction_bits).nodes:
+        if node.level == "secret":
+            assert node.bound is not None and held[node.name] + node.bound <= VALUE_BITS, node
+
+
+# -- the rules, with and without a bound -------------------------------------------------------------------------
+
+
+def result_bits(step: Callable[[Protocol, Secret], object], bits: int) -> int:
+    found: list[int] = []
+
+    async def run(p: Protocol, x: Secret) -> Secret:
+        result = await step(p, Secret(x.shares, bits))  # type: ignore[misc]
+        one = (
+            result
+            if isinstance(result, Secret)
+            else Secret(result[0].shares, sum(v.fraction_bits for v in result))
+        )
+        found.append(one.fraction_bits)
+        return Secret(x.shares, 0)
+
+    evaluate(protocols.get("plain"), run, torch.ones(3, dtype=torch.int64))
+    return found[0]
+
+
+def node(bound: int | None, spread: int = 0) -> Node:
+    return Node("n", "mul", (), "secret", (3,), bound=bound, spread=spread)
+
+
+@pytest.mark.parametrize(("bound", "wanted"), ((None, 32), (30, 32), (14, 48), (13, 48), (10, 48), (0, 48)))
+def test_factors_are_truncated_by_what_the_product_may_be(bound: int | None, wanted: int) -> None:
+    async def step(p: Protocol, x: Secret) -> tuple[Secret, Secret]:
+        return await fit(p, x, Secret(x.shares, 32), node(bound))
+
+    assert result_bits(step, 32) == wanted
+
+
+def test_a_small_factor_keeps_what_the_large_one_gives_up() -> None:
+    kept: list[tuple[int, int]] = []
+
+    async def step(p: Protocol, x: Secret) -> tuple[Secret, Secret]:
+        pair = await fit(p, x, Secret(x.shares, 24), node(30, spread=4))
+        kept.append((pair[0].fraction_bits, pair[1].fraction_bits))
+        return pair
+
+    assert result_bits(step, 32) == 32 and kept[0] == (12, 20)
+
+
+FACTORS = (0.3, 1500.7, 1e-6, 4.0, 0.25, 7.0, torch.full((3,), 0.3), torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("bound", (30, 20, 0))
+def test_public_factors_and_sums_keep_to_the_bound(bound: int) -> None:
+    async def times(p: Protocol, x: Secret, factor: float | Tensor) -> Secret:
+        clear = factor.to(x.shares[0].device) if isinstance(factor, Tensor) else factor
+        integral = isinstance(factor, Tensor) and not factor.is_floating_point()
+        return await times_clear(p, x, clear, integral, node(bound))
+
+    async def twice(p: Protocol, x: Secret) -> Secret:
+        return (await sum_operands(p, x, Secret(x.shares, 48), node(bound)))[0]
+
+    for factor in FACTORS:
+        assert result_bits(partial(times, factor=factor), 48) <= VALUE_BITS - bound, factor
+    assert result_bits(twice, 48) <= VALUE_BITS - bound
+
+
+def test_a_reciprocal_of_a_long_sum_stays_precise_without_a_certificate() -> None:
+    """Attention over 512 equal scores: 1/512 has seven significant bits at 16 fraction bits."""
+    v = torch.randn(512, 4, generator=torch.Generator().manual_seed(1)) + 3
+    scores = torch.zeros(2, 512)
+    scores[1, 7] = 30.0
+    off = secure_eval.run(
+        lambda s, v: torch.softmax(s, -1) @ (v * 1.5), scores, v, protocol="plain"
+    ) - torch.softmax(scores, -1) @ (v * 1.5)
+    assert float(off.abs().max()) < 4.5 * 2.0**-9
+
+
+# -- spellings of GELU ---------------------------------------------------------------------------------------------
+
+
+def spellings() -> dict[str, tuple[Callable[[Tensor], Tensor], str]]:
+    from transformers.activations import ACT2FN
+
+    found = {
+        name: (ACT2FN[name], "gelu")
+        for name in ("gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python", "gelu_pytorch_tanh")
+    }
+    found["quick_gelu"] = (ACT2FN["quick_gelu"], "silu")
+    found |= {
+        "torch, erf": (lambda x: F.gelu(x), "gelu"),
+        "torch, tanh": (lambda x: F.gelu(x, approximate="tanh"), "gelu"),
+        "Phi by erf": (lambda x: x * (0.5 + 0.5 * torch.erf(x / math.sqrt(2))), "gelu"),
+        "Phi by erf, half behind": (lambda x: x * (1 + torch.erf(x * 0.70710678)) * 0.5, "gelu"),
+        "cube by pow": (
+            lambda x: 0.5 * x * (1 + torch.tanh(0.79788456 * (x + 0.044715 * torch.pow(x, 3)))),
+            "gelu",
+        ),
+        "cube by products": (
+            lambda x: 0.5 * x * (1 + torch.tanh(0.79788456 * (x + 0.044715 * x * x * x))),
+            "gelu",
+        ),
+        "factored": (lambda x: x * (torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)) + 1) / 2, "gelu"),
+        "quick, by exp": (lambda x: x / (1 + torch.exp(-1.702 * x)), "silu"),
+        "SiLU by exp": (lambda x: x / (1 + torch.exp(-x)), "silu"),
+        "of a sum": (
+            lambda x: (lambda y: 0.5 * y * (1 + torch.erf(y / math.sqrt(2))))(x + x.flip(0) * 0.25),
+            "gelu",
+        ),
+    }
+    return found
+
+
+SPELLINGS = spellings()
+
+
+@pytest.mark.parametrize("protocol", protocols.names())
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_of_gelu_is_right_from_minus_to_plus_a_thousand(name: str, protocol: str) -> None:
+    function, op = SPELLINGS[name]
+    x = torch.cat([torch.linspace(-1000, 1000, 201), torch.linspace(-8, 8, 161)])
+    program = secure_eval.capture(Function(function).eval(), (x,))
+    assert [
+        n.op
+        for n in program.nodes
+        if n.level == "secret" and n.op not in ("share_input", "mul", "view", "add")
+    ] == [op]
+    with secure_eval.compile(program, (x,), protocol) as secure:
+        off = (secure(x) - function(x.double())).abs()
+    assert float((off / x.abs().clamp(min=1) ** (0.5 if op == "silu" else 0)).max()) < 2.0**-10
+
+
+def test_what_only_looks_like_gelu_is_left_alone() -> None:
+    for function in (
+        lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.044715 * x**3))),
+        lambda x: 0.5 * x * (1 + torch.erf(x / 1.5)),
+        lambda x: 0.5 * x * (1 + torch.erf(x.flip(0) / math.sqrt(2))),
+        lambda x: x * torch.sigmoid(1.7 * x) + torch.sigmoid(x),
+    ):
+        x = torch.linspace(-9, 9, 40)
+        program = secure_eval.capture(Function(function).eval(), (x,))
+        assert not {"gelu", "mish"} & {n.op for n in program.nodes}
+        assert float((secure_eval.run(function, x, protocol="plain") - function(x)).abs().max()) < 2.0**-6
+
+
+def test_a_scaled_gelu_keeps_its_factor() -> None:
+    x = torch.linspace(-9, 9, 40)
+    function = lambda x: x * (1 + torch.erf(x / math.sqrt(2))) * 1.25  # noqa: E731
+    program = secure_eval.capture(Function(function).eval(), (x,))
+    ops = [(n.op, n.args[1]) for n in program.nodes if n.op in ("gelu", "mul")]
+    assert ops == [("gelu", "none"), ("mul", 2.5)]
+    assert float((secure_eval.run(function, x, protocol="plain") - function(x)).abs().max()) < 2.0**-8
+
+
+def test_an_intermediate_that_is_an_output_stays() -> None:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        gate = 1 + torch.erf(x / math.sqrt(2))
+        return 0.5 * x * gate, gate
+
+    x = torch.linspace(-3, 3, 20)
+    for got, wanted in zip(secure_eval.run(function, x, protocol="plain"), function(x), strict=True):
+        assert float((got - wanted).abs().max()) < 2.0**-9
+
+
+def test_a_program_without_bounds_reads_as_before() -> None:
+    program = secure_eval.capture(Function(torch.tanh).eval(), (torch.zeros(3),))
+    assert all(n.bound is None for n in Program.from_json(program.to_json(), {}).nodes)
