@@ -490,10 +490,10 @@ def test_the_example_is_checked_and_every_value_that_does_not_fit_is_named(
         secure_eval.compile(Wide().eval(), (torch.tensor([1000.0, 1.0]),))
     found = {(v.op, v.quantity): v.value for v in caught.value.report.violations}
     exponential = ("exp", "largest exponential")
-    wanted = {exponential: math.exp(31.25), ("mul", "magnitude"): 1e12}  # not what follows from them
-    assert found == pytest.approx(wanted)
-    assert all(text in str(caught.value) for text in ("exp", "3.73", "4.85165e+08", "1e+12", "below 2^30"))
-    with pytest.raises(ranges.RangeError, match="2 value.s. do not fit"):
+    assert found[exponential] == pytest.approx(math.exp(31.25)) and found["mul", "magnitude"] == 1e12
+    assert "tanh" not in {op for op, _ in found}
+    assert all(text in str(caught.value) for text in ("exp", "4.85165e+08", "1e+12", "below 2^30"))
+    with pytest.raises(ranges.RangeError, match="largest exponential"):
         secure_eval.run(Wide().eval(), torch.tensor([1000.0]))
 
 
