@@ -15,7 +15,7 @@ Whoever runs a program works its bounds out by the same steps: sums, products an
 from __future__ import annotations
 
 from dataclasses import replace
-from math import frexp, inf
+from math import frexp, inf, nextafter
 
 from secure_eval import ring
 from secure_eval.intervals import SLACK, Interval, Intervals
@@ -46,9 +46,8 @@ def own_limit(node: Node, fraction_bits: int) -> int:
 
 
 def bits(magnitude: float) -> int:
-    """The least whole number b >= 0 for which magnitude <= 2^b."""
-    mantissa, exponent = frexp(magnitude)
-    return max(0, exponent - 1 if mantissa == 0.5 else exponent)
+    """The least whole number b >= 0 for which magnitude < 2^b."""
+    return max(0, frexp(magnitude)[1])
 
 
 def with_bounds(program: Program, fraction_bits: int) -> Program:
@@ -61,7 +60,7 @@ def with_bounds(program: Program, fraction_bits: int) -> Program:
 
 def _with_bounds(program: Program, fraction_bits: int) -> Program:
     def limit(node: Node) -> float:
-        return 2.0 ** own_limit(node, fraction_bits)
+        return nextafter(2.0 ** own_limit(node, fraction_bits), 0.0)
 
     known = Intervals(program.by_name, program.constants, stated=True, slack=SLACK, limit=limit)
     known.extend(program.nodes)
