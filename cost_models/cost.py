@@ -96,7 +96,7 @@ class Cost:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Cost:
-        return self * (1 / divisor)
+        return self._combined(self, lambda a, _: a / divisor)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -85,7 +85,10 @@ class Calibration:
 
 @torch.no_grad()
 def calibrate(
-    teacher: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], progress: Progress | None = None
+    teacher: PreTrainedModel,
+    batches: Iterable[Mapping[str, Tensor]],
+    progress: Progress | None = None,
+    extremes: Iterable[Mapping[str, Tensor]] = (),
 ) -> Calibration:
     """Run the teacher once over `batches` in eval mode and collect the statistics of every site of every
     kind.
@@ -95,16 +98,22 @@ def calibrate(
         batches: dicts of model inputs; "labels" is ignored; padding is left out by "attention_mask".
             About 512 short sentences are enough.
         progress: called as progress(done, total, message).
+        extremes: batches of which only the extremes count, whatever is padding: a secure query is padded to its full
+            length, and fixed point has to hold what padding leads to as well.
     """
     model = copy_model(teacher, share_weights=True).eval()
     attach(model)
     observers: dict[str, Observer] = {}
     tokens: list[Tensor | None] = [None]
+    extending = False
 
     def watch(path: str, kind: SiteKind, module: nn.Module) -> None:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             observer = observers.setdefault(path, kind.observer(kind.size(args[0])))
-            observer.update(args, output, tokens[0])
+            if extending:
+                observer.extend(args)
+            else:
+                observer.update(args, output, tokens[0])
 
         module.register_forward_hook(hook)
 
@@ -114,11 +123,13 @@ def calibrate(
     listed = list(batches)
     if not listed:
         raise DistillError("calibration needs at least one batch")
-    for done, batch in enumerate(listed):
+    wide = list(extremes)
+    for done, batch in enumerate([*listed, *wide]):
+        extending = done >= len(listed)
         inputs = {key: value.to(teacher.device) for key, value in batch.items() if key != "labels"}
         mask = inputs.get("attention_mask")
         tokens[0] = None if mask is None else mask.to(torch.bool)
         model(**inputs)
         if progress is not None:
-            progress(done + 1, len(listed), "calibrating")
+            progress(done + 1, len(listed) + len(wide), "calibrating")
     return Calibration({name: observer.statistics() for name, observer in observers.items()})

@@ -21,6 +21,10 @@ class CalibrationMissing(DistillError):
     """A variant needs statistics of the teacher that were not given."""
 
 
+class OutOfRange(DistillError):
+    """A variant that fixed point cannot hold at a site, whatever its constants."""
+
+
 class UnsupportedModel(DistillError):
     """A model that cannot be operated on, for example one that bypasses transformers' attention interface."""
 

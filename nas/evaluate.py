@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distill import Architecture, Calibration
+from distill.fixed_point import MOST_BITS, Met, note, watched
 from nas.files import digest, source_digest
 from nas.library import BlockLibrary
 from nas.prefix import PrefixCache
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 SCREEN_SHARE = 0.25
 #: Share of the sample that single replacements are measured on: enough to rank them.
 SINGLE_SHARE = 0.5
+#: Score that says how many bits the variants' values stay below what fixed point holds, at the worst site.
+SPARE = "spare_bits"
 #: Inputs that only a loss needs.
 LABELS = ("labels", "label")
 
@@ -31,7 +35,8 @@ LABELS = ("labels", "label")
 class Evaluation:
     """Scores of one candidate.
 
-    scores: means over the whole sample, or over the screening part if not `complete`.
+    scores: means over the whole sample, or over the screening part if not `complete`. Of `SPARE`, which is there where
+        variants are, the least.
     screening: means over the screening part alone, the same items for every candidate.
     """
 
@@ -98,9 +103,31 @@ class Evaluator:
                 for batch in self._batches
             ]
         teacher.train(was_training)
-        self._prefix = PrefixCache(self.library.student, [site.name for site in self.sites], cache_bytes)
+        # What the products and divisors of each site's variant met in one forward pass (distill.fixed_point).
+        self._met: dict[str, Met] = {}
+        self._watch()
+        self._prefix = PrefixCache(
+            self.library.student, [site.name for site in self.sites], cache_bytes, self._met
+        )
         if cache_bytes:
             self._install_prefix()
+
+    def _watch(self) -> None:
+        """Have every variant's module note what its products and divisors meet, for as long as this lives."""
+        self._watching = contextlib.ExitStack()
+
+        def see(site: str, kind: str, tensor: torch.Tensor) -> None:
+            note(self._met.setdefault(site, Met()), kind, tensor)
+
+        for site, held in self.library.modules().items():
+            for module in held.values():
+                self._watching.enter_context(watched({site: module}, see))
+
+    def uninformed(self) -> float:
+        """Divergence of answering every item with the teacher's mean prediction: a student beyond it knows nothing."""
+        rows = torch.cat(self._expected)
+        mean = rows.softmax(-1).mean(0, keepdim=True).clamp_min(1e-12).log()
+        return self.scorer.compare(rows, mean.expand_as(rows))[self.scorer.divergence]
 
     @property
     def items(self) -> int:
@@ -131,6 +158,7 @@ class Evaluator:
     def _predict(self, architecture: Architecture, index: int, plain: bool = False) -> torch.Tensor:
         student = self.library.assemble(architecture)
         batch = self._batches[index]
+        self._met.clear()
         with torch.inference_mode():
             if plain or architecture.structure:
                 output = student(**batch)
@@ -155,20 +183,24 @@ class Evaluator:
             return Evaluation(screening, screening, False)
         rest, others = self._means(architecture, range(self._screening, len(self._batches)))
         items = first + others
-        scores = {name: (value * first + rest[name] * others) / items for name, value in screening.items()}
+        scores = {
+            name: min(value, rest[name]) if name == SPARE else (value * first + rest[name] * others) / items
+            for name, value in screening.items()
+        }
         return Evaluation(scores, screening, True)
 
     def _means(self, architecture: Architecture, batches: range) -> tuple[dict[str, float], int]:
-        """Mean scores over some batches, and the number of their items."""
+        """Mean scores over some batches and the least spare bits, and the number of their items."""
         sums: dict[str, float] = {}
-        items = 0
+        items, spare = 0, MOST_BITS
         for index in batches:
             expected = self._expected[index]
             found = self.scorer.compare(expected, self._predict(architecture, index))
+            spare = min([spare, *(met.spare_bits() for met in self._met.values())])
             for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + value * len(expected)
             items += len(expected)
-        return {name: value / items for name, value in sums.items()}, items
+        return {**{name: value / items for name, value in sums.items()}, SPARE: spare}, items
 
     def single(self, site: str, variant: str) -> dict[str, float]:
         """Scores of replacing one site alone, on half of the sample (the same half for all)."""
@@ -177,4 +209,4 @@ class Evaluator:
 
     def perfect(self) -> dict[str, float]:
         """Scores of the teacher against itself."""
-        return {self.scorer.divergence: 0.0, self.scorer.agreement: 1.0}
+        return {self.scorer.divergence: 0.0, self.scorer.agreement: 1.0, SPARE: MOST_BITS}

@@ -4,6 +4,7 @@ distilling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,9 @@ from cost_models import Cost
 from distill import Architecture
 from nas.limits import cost_figures
 
+RESOLUTION = 0.01
+"""Divergence in nats below which a few hundred items tell no two students apart: about 1 % of disagreement."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -21,16 +25,20 @@ class Candidate:
 
     id: first digits of the architecture's content hash.
     scores: on the whole validation sample, untrained (estimated if `screened`): {"kl": nats, "agreement":
-        share}.
+        share, "spare_bits": bits between the variants' values and the nearest limit of fixed point}.
     screening: the same on the part of the sample that every candidate is evaluated on.
-    cost: predicted, from the price table. seconds: of one online query on the search's network and device.
+    cost: predicted, from the price table, or for the assembled student where the table turned out not to be exact.
+    seconds: of one online query of that cost on the search's network and device.
     names: the baselines that it is ("teacher", "mpcformer", …), if any.
     feasible: whether it meets the limits.
     in_space: False for a baseline with variants that the search space doesn't allow: a reference, no
         candidate.
     screened: given up after the screening part, being clearly dominated.
-    whole: cost predicted for the assembled student, and `whole_seconds`, where that was done
-        (`Front.repredicted`).
+    whole: cost predicted for the assembled student, with its split by site, where that was done
+        (`Front.repredicted`). It is `cost`, then.
+    summed: what the table said of a candidate whose whole prediction is another: bytes, rounds and seconds.
+    fixed_point: {"agreement" with its own float predictions, "max_logit_error", "items"} in fixed point, where scored.
+    dropped: why a point is not on the front though nothing dominates it; None if it may be.
     """
 
     id: str
@@ -44,7 +52,9 @@ class Candidate:
     screened: bool = False
     screening: Mapping[str, float] = field(default_factory=dict)
     whole: Cost | None = None
-    whole_seconds: float | None = None
+    summed: Mapping[str, float] = field(default_factory=dict)
+    fixed_point: Mapping[str, float] = field(default_factory=dict)
+    dropped: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -52,7 +62,7 @@ class Candidate:
         return self.names[0] if self.names else None
 
     def figures(self, names: Sequence[str]) -> dict[str, float]:
-        """Cost figures and scores by name, from the price table's cost."""
+        """Cost figures and scores by name."""
         known = {**cost_figures(self.cost, self.seconds), **self.scores}
         return {name: known[name] for name in names}
 
@@ -60,13 +70,24 @@ class Candidate:
         """Whole prediction minus price table: online_bytes, online_rounds, seconds. Empty where none was
         made.
         """
-        if self.whole is None or self.whole_seconds is None:
+        if self.whole is None:
             return {}
+        now = self._summed()
+        return {name: now[name] - self.summed.get(name, now[name]) for name in now}
+
+    def _summed(self) -> dict[str, float]:
         return {
-            "online_bytes": float(self.whole.online.bytes - self.cost.online.bytes),
-            "online_rounds": float(self.whole.online.rounds - self.cost.online.rounds),
-            "seconds": self.whole_seconds - self.seconds,
+            "online_bytes": float(self.cost.online.bytes),
+            "online_rounds": float(self.cost.online.rounds),
+            "seconds": self.seconds,
         }
+
+    def predicted_whole(self, whole: Cost, seconds: float) -> Candidate:
+        """This candidate with the assembled student's cost as its own."""
+        same = replace(self, cost=_plain(whole), seconds=seconds, whole=whole)
+        summed, now = self._summed(), same._summed()
+        exact = all(math.isclose(summed[name], now[name], rel_tol=1e-9) for name in now)
+        return same if exact else replace(same, summed=summed)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -81,7 +102,9 @@ class Candidate:
             "in_space": self.in_space,
             "screened": self.screened,
             "whole": None if self.whole is None else self.whole.to_dict(),
-            "whole_seconds": self.whole_seconds,
+            "summed": dict(self.summed),
+            "fixed_point": dict(self.fixed_point),
+            "dropped": self.dropped,
         }
 
     @staticmethod
@@ -98,7 +121,9 @@ class Candidate:
             screened=data["screened"],
             screening=data["screening"],
             whole=None if data["whole"] is None else Cost.from_dict(data["whole"]),
-            whole_seconds=data["whole_seconds"],
+            summed=data["summed"],
+            fixed_point=data["fixed_point"],
+            dropped=data["dropped"],
         )
 
 
@@ -109,6 +134,8 @@ class Front:
     evaluated: every candidate tried, each once.
     objectives: names of the minimised figures, the divergence first.
     network, device, protocol: what `seconds` and `cost` were predicted for.
+    uninformed: divergence of answering everything with the teacher's mean prediction; None if not known.
+    not_offered: site -> variant -> why fixed point cannot hold it there.
     """
 
     evaluated: tuple[Candidate, ...]
@@ -116,13 +143,17 @@ class Front:
     network: str
     device: str
     protocol: str
+    uninformed: float | None = None
+    not_offered: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def points(self) -> tuple[Candidate, ...]:
-        """The feasible candidates of the space, evaluated on the whole sample, that no other one dominates;
-        by rising cost.
+        """The feasible candidates of the space, evaluated on the whole sample and right in fixed point as far as
+        that was scored, that no other one dominates; by rising cost.
         """
-        feasible = [c for c in self.evaluated if c.feasible and c.in_space and not c.screened]
+        feasible = [
+            c for c in self.evaluated if c.feasible and c.in_space and not c.screened and c.dropped is None
+        ]
         values = np.array([list(c.figures(self.objectives).values()) for c in feasible])
         values = values.reshape(-1, len(self.objectives))
         kept = []
@@ -160,13 +191,19 @@ class Front:
         return hypervolume(values, bound)
 
     def select(self, k: int, no_costlier_than: Candidate | None = None) -> tuple[Candidate, ...]:
-        """At most `k` points spread evenly over the cost axis, cheapest and dearest included, by rising cost.
+        """At most `k` points worth distilling, by rising cost: those that together dominate most.
 
         no_costlier_than: only points whose online bytes and rounds are at most this candidate's. May leave
             none.
 
-        The untrained teacher's own point is left out while there are others: there is nothing to distil in
-        it.
+        The rule: each axis is put on a scale from 0 to 1 over the points, costs logarithmically, the divergence as
+        log(divergence + RESOLUTION), since below that two students cannot be told apart. Points are taken one at a
+        time, each time the one that adds most to the volume dominated up to 1.1 on every axis (the first one in cost
+        among equals): the knee of the front first, then what lies far from it on either side.
+
+        The untrained teacher's own point is left out while there are others: there is nothing to distil in it. So
+        is a hopeless one, which is further from the teacher than answering everything with the teacher's mean
+        prediction (`uninformed`).
         """
         if k < 1:
             raise ValueError(f"k: at least 1 is needed, not {k}")
@@ -180,25 +217,31 @@ class Front:
             ]
         changed = [p for p in points if p.architecture.sites or p.architecture.structure]
         points = changed or points
+        divergence = self.objectives[0]
+        bound_on_it = math.inf if self.uninformed is None else self.uninformed
+        points = [p for p in points if p.scores[divergence] < bound_on_it] or points
         if len(points) <= k:
             return tuple(points)
-        axis = self.objectives[1]
-        positions = np.array([p.figures([axis])[axis] for p in points])
-        if k == 1:
-            return (points[0],)
+        scaled = _unit_axes(np.array([list(p.figures(self.objectives).values()) for p in points]))
         taken: list[int] = []
-        for target in np.linspace(positions[0], positions[-1], k):
+        while len(taken) < k:
             free = [i for i in range(len(points)) if i not in taken]
-            taken.append(min(free, key=lambda i: (abs(positions[i] - target), i)))
+            # Rounded, so that equals are equal whatever the order of the sums.
+            gains = {
+                i: round(hypervolume(scaled[[*taken, i]], np.full(scaled.shape[1], 1.1)), 12) for i in free
+            }
+            taken.append(max(free, key=lambda i: (gains[i], -i)))
         return tuple(points[i] for i in sorted(taken))
 
     def repredicted(self, wholes: Mapping[str, tuple[Cost, float]]) -> Front:
-        """This front with whole predictions (id -> cost, seconds) beside the table's."""
-        evaluated = tuple(
-            replace(c, whole=wholes[c.id][0], whole_seconds=wholes[c.id][1]) if c.id in wholes else c
-            for c in self.evaluated
+        """This front with whole predictions (id -> cost, seconds) in place of the table's."""
+        return self.changed(
+            {c.id: c.predicted_whole(*wholes[c.id]) for c in self.evaluated if c.id in wholes}
         )
-        return replace(self, evaluated=evaluated)
+
+    def changed(self, candidates: Mapping[str, Candidate]) -> Front:
+        """This front with some candidates (by id) replaced."""
+        return replace(self, evaluated=tuple(candidates.get(c.id, c) for c in self.evaluated))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible; `from_dict` is the inverse."""
@@ -209,6 +252,8 @@ class Front:
             "protocol": self.protocol,
             "evaluated": [candidate.to_dict() for candidate in self.evaluated],
             "points": [candidate.id for candidate in self.points],
+            "uninformed": self.uninformed,
+            "not_offered": {site: dict(reasons) for site, reasons in self.not_offered.items()},
         }
 
     @staticmethod
@@ -219,7 +264,23 @@ class Front:
             data["network"],
             data["device"],
             data["protocol"],
+            data["uninformed"],
+            data["not_offered"],
         )
+
+
+def _plain(cost: Cost) -> Cost:
+    """A cost without its split by site and operation, as the table's are."""
+    return Cost(cost.setup, cost.offline, cost.online, roles=cost.roles)
+
+
+def _unit_axes(values: np.ndarray) -> np.ndarray:
+    """Figures [points, objectives], the divergence first, on logarithmic scales from 0 to 1 each."""
+    logs = np.log(np.maximum(values, 1e-300))
+    logs[:, 0] = np.log(values[:, 0] + RESOLUTION)
+    low, high = logs.min(axis=0), logs.max(axis=0)
+    unit: np.ndarray = (logs - low) / np.where(high > low, high - low, 1.0)
+    return unit
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:

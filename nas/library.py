@@ -92,6 +92,13 @@ class BlockLibrary:
                 self.current[name] = variant
         return self.student
 
+    def modules(self) -> dict[str, dict[str, nn.Module]]:
+        """site -> variant -> module of everything held but the model's own functions."""
+        return {
+            name: {variant: module for variant, module in held.items() if variant != EXACT}
+            for name, held in self._modules.items()
+        }
+
     def fingerprint(self) -> str:
         """A content hash of everything that decides a candidate's predictions, other than the variants'
         code.

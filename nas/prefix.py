@@ -12,7 +12,7 @@ computed, and where `verify` finds any difference to plain evaluation, all of th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,13 +26,22 @@ class PrefixCache:
     model: in eval mode; its sites' modules may be swapped, its blocks may not.
     sites: module paths of the sites.
     limit_bytes: memory for stored outputs; the longest unused go first.
+    noted: site -> what the caller's hooks note in a forward pass; what a block's sites noted is kept with its output,
+        and put there again when the block is not run. The caller empties it before a pass.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[str], limit_bytes: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[str],
+        limit_bytes: int,
+        noted: MutableMapping[str, Any] | None = None,
+    ) -> None:
+        self._noted: MutableMapping[str, Any] = {} if noted is None else noted
         self._model, self._sites, self._limit = model, tuple(sites), limit_bytes
         self._blocks = _blocks(model, sites)
         self._upstream: dict[str, tuple[str, ...]] = {}
-        self._store: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._store: OrderedDict[Hashable, tuple[Any, int, dict[str, Any]]] = OrderedDict()
         self._held = 0
         self._context: tuple[int, Mapping[str, str]] | None = None
         self.hits = 0
@@ -107,11 +116,14 @@ class PrefixCache:
         if found is not None:
             self.hits += 1
             self._store.move_to_end(key)
+            self._noted.update(found[2])
             return found[0]
+        before = set(self._noted)
         output = original(*args, **kwargs)
+        added = {site: value for site, value in self._noted.items() if site not in before}
         size = _bytes(output)
         if size is not None and size <= self._limit:
-            self._store[key] = (output, size)
+            self._store[key] = (output, size, added)
             self._held += size
             while self._held > self._limit:
                 self._held -= self._store.popitem(last=False)[1][1]

@@ -2,9 +2,13 @@
 
 A site's signature says everything that its cost depends on, so sites of equal signature are priced
 together: the student that has the variant at all of them is predicted whole by the cost model, and the
-difference to the exact model, divided by their number, is what the variant adds at one. So a candidate
-whose groups are uniform gets the cost of a whole prediction but for rounds that different groups'
-operations share; the search predicts its best few whole and says how far the sums were off.
+difference to the exact model, divided by their number, is what the variant adds at one. Differences are kept role by
+role, and a candidate's seconds are those of its summed cost: the role that is busiest may be another one in each
+candidate.
+
+With a dealer the sums are exact, for mixtures too. Where they are not (in three-party protocols comparisons take turns
+among the parties, and operations of different groups can share rounds) the search finds it out on its best few, and then
+predicts its whole front without the table.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ import torch
 
 import cost_models
 import distill
-from cost_models import Cost
-from distill import Architecture, Calibration, Site
+from cost_models import Cost, Device, Network, device_profile, network_profile, seconds
+from distill import Architecture, Calibration, OutOfRange, Site
 from distill.errors import suggestion
+from distill.variants import Variant
 from nas.files import digest, read_json, source_digest, write_json
 from nas.space import EXACT, SearchSpace, SearchSpaceError, architecture_of, choices
 
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int, str], None]
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ class CostTable:
             dict(deltas),
         )
         self._group_of = {site: group for group in self.groups for site in group.sites}
-        self._seconds: dict[tuple[str, str], tuple[float, dict[tuple[str, str], float]]] = {}
+        self._last: tuple[str, Cost] | None = None
+        self._profiles: dict[tuple[str, str], tuple[Network, Device]] = {}
+        self._site_seconds: dict[tuple[str, str, str, str], float] = {}
 
     @property
     def variants(self) -> dict[str, tuple[str, ...]]:
@@ -95,41 +102,38 @@ class CostTable:
         """Cost of one candidate: `base` plus its sites' differences. Raises SearchSpaceError for what
         has no price.
         """
+        if self._last is not None and self._last[0] == architecture.key():
+            return self._last[1]
         cost = self.base
         sizes = {group.name: len(group.sites) for group in self.groups}
         for entry, count in self._counts(architecture).items():
             delta = self.deltas[entry]
-            cost = cost + (delta if count == sizes[entry[0]] else delta * (count / sizes[entry[0]]))
+            cost = cost + (delta if count == sizes[entry[0]] else delta * count / sizes[entry[0]])
+        self._last = (architecture.key(), cost)  # figures and seconds of one candidate are asked for in a row
         return cost
 
-    def _table(self, network: str, device: str) -> tuple[float, dict[tuple[str, str], float]]:
-        place = (str(network), str(device))
-        if place not in self._seconds:
-            # Seconds are linear in cost; whole costs are converted, not differences, which may be negative.
-            base = cost_models.seconds(self.base, network=network, device=device).total
-            self._seconds[place] = (
-                base,
-                {
-                    entry: cost_models.seconds(self.base + delta, network=network, device=device).total - base
-                    for entry, delta in self.deltas.items()
-                },
-            )
-        return self._seconds[place]
-
     def seconds(self, architecture: Architecture, network: str = "lan", device: str = "cpu") -> float:
-        """Predicted seconds of one online query of a candidate."""
-        base, deltas = self._table(network, device)
-        sizes = {group.name: len(group.sites) for group in self.groups}
-        return base + sum(
-            deltas[entry] * count / sizes[entry[0]] for entry, count in self._counts(architecture).items()
-        )
+        """Predicted seconds of one online query of a candidate: those of `price`."""
+        place = (str(network), str(device))
+        if place not in self._profiles:
+            self._profiles[place] = (network_profile(network), device_profile(device))
+        near, machine = self._profiles[place]
+        return seconds(self.price(architecture), network=near, device=machine).total
 
     def site_seconds(self, site: str, variant: str, network: str = "lan", device: str = "cpu") -> float:
-        """Seconds that the variant adds at the site, against exact there; negative where it saves."""
-        entry = next(iter(self._counts(Architecture({site: variant}))), None)
-        return (
-            0.0 if entry is None else self._table(network, device)[1][entry] / len(self._group_of[site].sites)
-        )
+        """Seconds that the variant adds at this site alone, against exact there; negative where it saves.
+
+        A ranking, for the surrogate: seconds of several sites are not the sum of theirs where roles differ.
+        """
+        architecture = Architecture({site: variant})
+        entry = next(iter(self._counts(architecture)), None)
+        if entry is None:
+            return 0.0
+        place = (*entry, str(network), str(device))
+        if place not in self._site_seconds:
+            exact = self.seconds(Architecture({}), network, device)
+            self._site_seconds[place] = self.seconds(architecture, network, device) - exact
+        return self._site_seconds[place]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -225,7 +229,8 @@ def build_cost_table(
     if table is None:
         report(0, total, "pricing the exact model")
         whole = predict_whole(model, Architecture({}), calibration, example_inputs, protocol)
-        base = Cost(whole.setup, whole.offline, whole.online)  # what adds up, without the split by site
+        # What adds up, without the split by site; each role's own work does, and decides the seconds.
+        base = Cost(whole.setup, whole.offline, whole.online, roles=whole.roles)
         table = CostTable(key, protocol, groups, base, {})
         write_json(path, table.to_dict())
     deltas = dict(table.deltas)
@@ -249,8 +254,22 @@ def predict_whole(
     protocol: str,
 ) -> Cost:
     """The cost model's own prediction for an assembled student, without any table."""
-    student = distill.apply(model, architecture, calibration=calibration, share_weights=True)
+    known = None if calibration is None else _AnyConstants(calibration.statistics)
+    student = distill.apply(model, architecture, calibration=known, share_weights=True)
     return cost_models.predict(student, dict(example_inputs), protocol=protocol)
+
+
+class _AnyConstants(Calibration):
+    """A calibration for prices: a variant that does not fit fixed point has one too, with the constants that it is
+    made with."""
+
+    def fit(self, site: str, variant: Variant, size: int) -> dict[str, torch.Tensor]:
+        try:
+            return super().fit(site, variant, size)
+        except OutOfRange:
+            assert variant.module is not None
+            made: torch.nn.Module = variant.module(**variant.arguments(size))
+            return dict(made.state_dict())
 
 
 def _shape_config(model: PreTrainedModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,14 @@ import torch
 import cost_models
 import distill
 from distill import Architecture, Calibration, Site
-from nas.evaluate import Evaluator
+from distill.fixed_point import ENGINE
+from nas.evaluate import SPARE, Evaluator
 from nas.files import write_json
+from nas.fixed_point import FixedPointScores, broken
 from nas.front import Candidate, Front
 from nas.limits import Limits, LimitsError, cost_figures
 from nas.pricing import CostTable, build_cost_table, predict_whole, priced_variants
+from nas.ranges import offered
 from nas.scores import Classification, Scorer
 from nas.sensitivity import sensitivity
 from nas.space import EXACT, SearchSpace
@@ -52,6 +56,7 @@ def search(
     repredict: int = 3,
     scorer: Scorer | None = None,
     evaluate_on: torch.device | str = "cpu",
+    fixed_point: Sequence[Mapping[str, torch.Tensor]] = (),
     progress: Progress | None = None,
 ) -> Front:
     """Find the architectures that trade divergence from the teacher against cost best, without training any.
@@ -70,10 +75,13 @@ def search(
     objectives: the divergence and one or more cost figures; ("kl", "seconds") if None.
     trials: finished trials of the study; more may be asked for later and go on from there.
     seed: the sampler's. Same seed and inputs give the same front (one worker).
-    repredict: how many points of the front are predicted whole, with the difference to the table's sum
-        reported; needs `example_inputs`.
+    repredict: how many points of the front are predicted whole; where one differs from the table's sum, all of them
+        are, and the whole predictions are their prices. Needs `example_inputs`.
     scorer: scores for tasks without class logits; `Classification` if None.
     evaluate_on: torch device for the forward passes.
+    fixed_point: queries' inputs, all of one shape, on which every point of the front is scored in fixed point; one
+        that does not predict as in float (`nas.fixed_point`) is dropped, and what it hid is scored in turn. Scored
+        on nothing if empty.
     progress: called as progress(done, total, message) over all steps.
 
     Raises SearchSpaceError for a space that does not fit the model and LimitsError for limits that no
@@ -82,7 +90,9 @@ def search(
     scorer = scorer or Classification()
     if cost_table is None and example_inputs is None:
         raise ValueError("search needs a cost_table, or example_inputs to make one from")
-    bounds = Limits.of(limits, (scorer.divergence,), (scorer.agreement,))
+    bounds = Limits.of(limits, (scorer.divergence,), (scorer.agreement, SPARE))
+    # Fixed point belongs to the question: a student whose values do not fit is no answer, however close it is in float.
+    bounds = replace(bounds, at_least={SPARE: ENGINE.margin_bits, **bounds.at_least})
     settings = StudySettings(
         network=network,
         device=device,
@@ -93,9 +103,10 @@ def search(
     )
     settings.check(scorer.divergence)
     sites = distill.find_sites(teacher)
-    options = space.options(sites)
+    offer = offered(space.options(sites), sites, calibration)
+    options = offer.options
     singles = sum(len(variants) for variants in options.values())
-    steps = _Steps(progress, [20, singles, trials, repredict])
+    steps = _Steps(progress, [20, singles, trials, repredict, 20 if fixed_point else 0])
 
     if cost_table is None:
         assert example_inputs is not None
@@ -110,9 +121,11 @@ def search(
         )
     check_limits(cost_table, space, sites, bounds, network=network, device=device)
 
-    evaluator = Evaluator(
-        teacher, calibration, batches, priced_variants(space, sites), scorer=scorer, device=evaluate_on
-    )
+    held = {
+        site: [v for v in variants if v in options[site] or v not in offer.unfitted(site)]
+        for site, variants in priced_variants(space, sites).items()
+    }
+    evaluator = Evaluator(teacher, calibration, batches, held, scorer=scorer, device=evaluate_on)
     singly = sensitivity(evaluator, options, run_dir, steps.of(1))
     prices = {
         site: {variant: cost_table.site_seconds(site, variant, network, device) for variant in variants}
@@ -125,13 +138,21 @@ def search(
         options,
         settings,
         run_dir,
-        baselines=space.baselines(sites, lambda site, variant: prices[site][variant]),
+        baselines=space.baselines(sites, lambda site, variant: prices[site][variant], options),
         start=[
             point.architecture for point in _spread(surrogate, max(START_LEAST, round(START_SHARE * trials)))
         ],
         progress=steps.of(2),
     )
-    front = Front(tuple(candidates), settings.objectives, network, device, cost_table.protocol)
+    front = Front(
+        tuple(candidates),
+        settings.objectives,
+        network,
+        device,
+        cost_table.protocol,
+        evaluator.uninformed(),
+        offer.refused,
+    )
     if not front.points:
         inside = [candidate for candidate in candidates if candidate.in_space]
         nearest = min(inside, key=lambda c: sum(max(0.0, v) for v in _missed(bounds, c)))
@@ -141,17 +162,55 @@ def search(
         )
     if example_inputs is not None and repredict > 0:
         report = steps.of(3)
-        chosen = front.select(repredict)
-        wholes = {}
-        for done, point in enumerate(chosen):
-            report(done, len(chosen), f"predicting {point.id} whole")
-            whole = predict_whole(
-                teacher, point.architecture, calibration, example_inputs, cost_table.protocol
-            )
-            wholes[point.id] = (whole, cost_models.seconds(whole, network=network, device=device).total)
-        front = front.repredicted(wholes)
+
+        def predicted(points: Sequence[Candidate]) -> Front:
+            wholes = {}
+            for done, point in enumerate(points):
+                report(done, len(points), f"predicting {point.id} whole")
+                whole = predict_whole(
+                    teacher, point.architecture, calibration, example_inputs, cost_table.protocol
+                )
+                wholes[point.id] = (whole, cost_models.seconds(whole, network=network, device=device).total)
+            return _feasible(front.repredicted(wholes), bounds)
+
+        front = predicted(front.select(repredict))
+        if any(c.summed for c in front.evaluated):
+            while rest := [c for c in front.points if c.whole is None]:
+                front = predicted(rest)
+    if fixed_point:
+        front = _in_fixed_point(
+            front, evaluator, FixedPointScores(Path(run_dir), evaluator.fingerprint, fixed_point), steps.of(4)
+        )
+        if not front.points:
+            lines = [f"{c.id}: {c.dropped}" for c in front.evaluated if c.dropped]
+            raise LimitsError("no point of the front is right in fixed point: " + "; ".join(lines))
     write_json(Path(run_dir) / "search" / "front.json", front.to_dict())
-    steps.of(3)(1, 1, f"search done: {len(front.points)} points on the front")
+    steps.of(4)(1, 1, f"search done: {len(front.points)} points on the front")
+    return front
+
+
+def _feasible(front: Front, bounds: Limits) -> Front:
+    """The front with candidates that were predicted whole judged by that."""
+    judged = {
+        c.id: replace(c, feasible=bounds.met({**cost_figures(c.cost, c.seconds), **c.scores}))
+        for c in front.evaluated
+        if c.summed
+    }
+    return front.changed(judged)
+
+
+def _in_fixed_point(
+    front: Front, evaluator: Evaluator, scores: FixedPointScores, progress: Progress
+) -> Front:
+    """The front with every point scored in fixed point and the broken ones dropped, until all that are on it hold."""
+    done = 0
+    while waiting := [point for point in front.points if not point.fixed_point]:
+        for point in waiting:
+            progress(done, done + len(waiting), f"{point.id} in fixed point")
+            model = evaluator.library.assemble(point.architecture)
+            found = scores.of(point.architecture, model, evaluator.scorer)
+            front = front.changed({point.id: replace(point, fixed_point=found, dropped=broken(found))})
+            done += 1
     return front
 
 

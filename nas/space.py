@@ -115,13 +115,18 @@ class SearchSpace:
         )
 
     def baselines(
-        self, sites: Sequence[Site], price: Callable[[str, str], float] | None = None
+        self,
+        sites: Sequence[Site],
+        price: Callable[[str, str], float] | None = None,
+        offered: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, Architecture]:
         """The named references: every recipe of `BASELINES` that the model's sites can take and, with a
         price, `all_cheapest`.
 
         price: (site name, variant) -> what the variant costs there, in any unit. `all_cheapest` takes at
             each site the allowed variant of least price (the first named one among equals).
+
+        offered: site -> variants that `all_cheapest` takes from, where fewer than the space allows.
 
         The recipes are references whether or not their variants are in the space. A recipe that some site
         cannot take (2quad where the model has no 2quad form) is left out.
@@ -132,7 +137,7 @@ class SearchSpace:
             if all(picked[site.name] in (EXACT, *site.variants) for site in sites):
                 found[name] = architecture_of(picked)
         if price is not None:
-            options = self.options(sites)
+            options = self.options(sites) if offered is None else offered
             found["all_cheapest"] = architecture_of(
                 {
                     name: min(allowed, key=lambda variant: price(name, variant))

@@ -29,6 +29,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from cost_models import Cost
 from distill import Architecture
 from distill.errors import suggestion
 from nas.evaluate import Evaluator
@@ -43,7 +44,7 @@ Progress = Callable[[int, int, str], None]
 
 #: A candidate is given up when its divergence on the screening part is this many times that of a cheaper one.
 SCREEN_MARGIN = 1.5
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class _Study:
             if len(variants) > 1
         }
         self.tried: dict[str, Candidate] = {}
+        self.recalled: set[int] = set()
         name = digest(
             FORMAT,
             evaluator.fingerprint,
@@ -177,7 +179,7 @@ class _Study:
                 self._baseline(name, architecture)
                 report(min(len(self._finished()), total), total, f"baseline {name}")
             space = math.prod(len(variants) for variants in self.options.values())
-            while (finished := len(self._finished())) < total:
+            while (finished := len(self._recall())) < total:
                 if sum(candidate.in_space for candidate in self.tried.values()) >= space:
                     break  # everything has been tried
                 self.study.sampler = self._sampler(finished)
@@ -197,23 +199,28 @@ class _Study:
     # -- what is known already
     # ---------------------------------------------------------------------------------------
 
-    def _recall(self) -> None:
-        """Fill `tried` from the journal: baselines in their order, then trials in theirs."""
+    def _recall(self) -> list[FrozenTrial]:
+        """Bring `tried` up to the journal: baselines in their order, then trials in theirs, other workers' as well.
+
+        Returns the finished trials.
+        """
         for name, architecture in self.baselines.items():
             kept = self.study.user_attrs.get(f"baseline:{name}")
-            if kept is not None:
+            if kept is not None and name not in getattr(self.tried.get(architecture.key()), "names", ()):
                 self._keep(architecture, kept, name)
-        for trial in self._finished():
+        finished = self._finished()
+        for trial in finished:
             kept = trial.user_attrs.get("result")
-            if kept is not None:
+            if kept is not None and trial.number not in self.recalled:
                 self._keep(self._architecture(trial.params), kept)
+            self.recalled.add(trial.number)
+        return finished
 
     def _keep(
         self, architecture: Architecture, result: Mapping[str, Any], name: str | None = None
     ) -> Candidate:
         key = architecture.key()
-        cost = self.table.price(architecture)
-        seconds = self.table.seconds(architecture, self.settings.network, self.settings.device)
+        cost, seconds = self._price(architecture)
         known = self.tried.get(key)
         names = known.names if known else ()
         candidate = Candidate(
@@ -243,8 +250,12 @@ class _Study:
         return all(architecture.variant(site) in variants for site, variants in self.options.items())
 
     def _figures(self, architecture: Architecture) -> dict[str, float]:
-        seconds = self.table.seconds(architecture, self.settings.network, self.settings.device)
-        return cost_figures(self.table.price(architecture), seconds)
+        return cost_figures(*self._price(architecture))
+
+    def _price(self, architecture: Architecture) -> tuple[Cost, float]:
+        """Cost and seconds of one online query, from the table."""
+        cost = self.table.price(architecture)
+        return cost, self.table.seconds(architecture, self.settings.network, self.settings.device)
 
     def _evaluate(self, architecture: Architecture, whole: bool = False) -> dict[str, Any]:
         """Scores of an architecture that was not evaluated yet, given up early where a cheaper one is

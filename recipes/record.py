@@ -8,6 +8,7 @@ from typing import Any
 from recipes.context import TITLES, Context
 from recipes.files import read_json
 from recipes.gains import gains
+from recipes.paired import Comparison
 from recipes.schema import dump
 from recipes.stages import distill as distill_stage
 from recipes.stages import emulate as emulate_stage
@@ -67,32 +68,41 @@ def build(context: Context, export: dict[str, Any] | None = None) -> Record:
         candidates=[s for s in students if s.id not in baselines],
         chosen=choice["chosen"],
         choice={
-            "reason": choice["reason"],
-            "ranking": choice["ranking"],
+            **{name: choice[name] for name in ("reason", "ranking", "tests", "kept")},
             "gains": gains(students, choice["chosen"]),
         },
+        not_offered=front["not_offered"],
         contract=contract(context),
         export=export or {},
     )
 
 
 def contract(context: Context) -> dict[str, Any]:
-    """Whether `verify.max_drop` holds: accuracy under MPC against the teacher's plaintext accuracy, same
-    examples."""
-    allowed = context.recipe.verify.max_drop
-    if allowed is None:
-        return {}
-    chosen = read_json(context.run / "verify/choice.json")["chosen"]
+    """Whether `verify.max_drop` holds for the chosen student.
+
+    It does if the validation examples show it (the choice's own test) and the answers under MPC do not speak against it:
+    the lower confidence bound of the drop, accuracy under MPC against the teacher's plaintext accuracy on the same test
+    examples, is at most what is allowed. A few dozen answers cannot show more.
+    """
+    allowed, level = context.recipe.verify.max_drop, context.recipe.verify.level
+    choice = read_json(context.run / "verify/choice.json")
+    chosen = choice["chosen"]
     teacher = read_json(context.run / "verify/teacher/result.json")["secure"]["plaintext"]
     student = read_json(context.run / f"verify/{chosen}/result.json")["secure"]
     drop = teacher - student["accuracy"]
     text = (
-        f"On {student['samples']} test examples the teacher scores {teacher:.4f} in plaintext and the chosen "
-        "student "
-        f"{student['accuracy']:.4f} under MPC: a drop of {drop:.4f}, where verify.max_drop allows "
-        f"{allowed:g}."
+        f"{choice['reason']} On {student['samples']} test examples the teacher scores {teacher:.4f} in plaintext and the "
+        f"chosen student {student['accuracy']:.4f} under MPC: a drop of {drop:.4f}"
     )
-    return {"max_drop": allowed, "drop": drop, "met": drop <= allowed + 1e-9, "text": text}
+    of_items = [context.run / f"verify/{name}/right.json" for name in ("teacher", chosen)]
+    if all(path.exists() for path in of_items):
+        ours, theirs = (read_json(path) for path in reversed(of_items))
+        lower = Comparison.of(theirs["plaintext"], ours["secure"]).lower(level)
+        text += f", and at least {lower:.4f} at {level:.1%} confidence"
+    else:
+        lower = drop
+    met = choice["kept"] and lower <= allowed + 1e-9
+    return {"max_drop": allowed, "drop": drop, "lower": lower, "met": met, "text": f"{text}."}
 
 
 def unequal(context: Context) -> list[str]:
@@ -185,6 +195,7 @@ def _point(context: Context, point: dict[str, Any], front: set[str]) -> FrontPoi
     from cost_models import Cost
     from recipes.costs import predicted_figures
 
+    # The price that the search compared: the table's, or the assembled student's where the front was predicted whole.
     figures = predicted_figures(Cost.from_dict(point["cost"]), context.recipe.secure)
     return FrontPoint(
         id=point["id"],
@@ -196,12 +207,14 @@ def _point(context: Context, point: dict[str, Any], front: set[str]) -> FrontPoi
         on_front=point["id"] in front,
         feasible=point["feasible"],
         difference=_difference(point),
+        fixed_point=point["fixed_point"],
+        dropped=point["dropped"],
     )
 
 
 def _difference(point: dict[str, Any]) -> dict[str, float]:
     """Whole prediction minus the price table's sum, where the search made both."""
-    if point["whole"] is None:
-        return {}
-    whole, summed = point["whole"]["online"], point["cost"]["online"]
-    return {name: whole[name] - summed[name] for name in ("bytes", "rounds")}
+    from nas import Candidate as Tried
+
+    difference = Tried.from_dict(point).difference()
+    return {name.removeprefix("online_"): value for name, value in difference.items()}

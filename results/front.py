@@ -44,7 +44,8 @@ def front(record: Record) -> Figure | None:
             **style,
         )
 
-    best = sorted(nondominated([(x(p), p.proxy["kl"], p) for p in points]), key=x)
+    right = [p for p in points if p.dropped is None]  # what breaks in fixed point is no front
+    best = sorted(nondominated([(x(p), p.proxy["kl"], p) for p in right]), key=x)
     ids = {p.id for p in best} | {p.id for p in points if p.name}
     tried = [p for p in points if p.id not in ids]
     figure = go.Figure()
@@ -104,8 +105,11 @@ def _hover(record: Record, point: FrontPoint, seconds: float) -> str:
     network = wording.network_title(str(record.secure.get("network", "")))
     made_of = wording.architecture_summary(point.architecture, record.task.get("sites", []))
     online = point.predicted.online
+    fixed = point.fixed_point.get("agreement")
+    held = "" if fixed is None else f"{fixed:.1%} as in float in fixed point<br>"
     return (
         f"<b>{point.name or point.id}</b><br>KL {point.proxy['kl']:.4g}<br>"
         f"{wording.seconds(seconds)} on {network} · {wording.size(online.bytes)} · {online.rounds:,} rounds<br>"
+        + held
         + made_of.replace(" · ", "<br>")
     )

@@ -170,8 +170,10 @@ class Candidate(Strict):
 class FrontPoint(Strict):
     """An untrained candidate as the search saw it. `proxy` holds its scores, e.g. {"kl": 0.03}.
 
-    difference: online bytes and rounds predicted for the whole model minus those of the price table's sum, where
-    both are known: parts of a model share rounds.
+    difference: online bytes, rounds and seconds predicted for the whole model minus those of the price table's sum, where
+    both are known; `predicted` is the whole model's, then.
+    fixed_point: "agreement" of fixed point with the student's own float, "max_logit_error", "items", where scored.
+    dropped: why the point is not on the front though nothing dominates it.
     """
 
     id: str
@@ -183,10 +185,16 @@ class FrontPoint(Strict):
     on_front: bool = True
     difference: dict[str, float] = Field(default_factory=dict)
     feasible: bool = True
+    fixed_point: dict[str, float] = Field(default_factory=dict)
+    dropped: str | None = None
 
 
 class Record(Strict):
-    """A whole run. `front` has the non-dominated points, `trials` every point the search tried."""
+    """A whole run. `front` has the non-dominated points, `trials` every point the search tried.
+
+    choice: "reason", "ranking", "kept", and "tests", each student's paired test against the teacher on validation data.
+    not_offered: site -> variant -> why fixed point cannot hold it there.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -210,6 +218,7 @@ class Record(Strict):
     candidates: list[Candidate] = Field(default_factory=list)
     chosen: str | None = None
     choice: dict[str, Any] = Field(default_factory=dict)
+    not_offered: dict[str, dict[str, str]] = Field(default_factory=dict)
     contract: dict[str, Any] = Field(default_factory=dict)
     export: dict[str, Any] = Field(default_factory=dict)
     stage_seconds: dict[str, float] = Field(default_factory=dict)

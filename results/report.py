@@ -58,6 +58,9 @@ def render_html(record: Record) -> str:
         count=wording.count,
         seconds=wording.seconds,
         layers_title=record.headline()[-1].title,
+        choice_table=_choice_table(record),
+        left_out=_left_out(record),
+        unscored=bool(record.front) and not any(point.fixed_point for point in record.front),
         colours=_colours(record),
     )
     environment = jinja2.Environment(
@@ -75,8 +78,11 @@ def render_markdown(record: Record) -> str:
     values = _context(record)
     front_header, front_cells = _front_table(record)
     candidate_header, candidate_cells = _candidate_table(record)
+    choice_header, choice_cells = values["choice_table"]
     values.update(
         table=markdown_table,
+        choice_header=choice_header,
+        choice_cells=choice_cells,
         grid_cells=lambda rows: [[label, *(cell or "" for cell in cells)] for label, cells in rows],
         summary_cells=[row for row, _ in values["summary_rows"]],
         front_header=front_header,
@@ -270,6 +276,9 @@ def _front_table(record: Record) -> tuple[list[str], list[list[str]]]:
         f"predicted {wording.network_title(network)}",
         "online bytes",
         "rounds",
+        "agrees in fixed point",
+        "logit error",
+        "bits to spare",
         "architecture",
     ]
     rows = []
@@ -278,9 +287,46 @@ def _front_table(record: Record) -> tuple[list[str], list[list[str]]]:
         row = [point.name or point.id, wording.number(point.proxy.get("kl"))]
         row += [wording.seconds(total.total if total else None), wording.size(point.predicted.online.bytes)]
         row.append(wording.count(point.predicted.online.rounds))
+        row.append(wording.percent(point.fixed_point.get("agreement")))
+        row.append(wording.number(point.fixed_point.get("max_logit_error")))
+        row.append(wording.number(point.proxy.get("spare_bits")))
         row.append(wording.architecture_summary(point.architecture, record.task.get("sites", [])))
         rows.append(row)
     return header, rows
+
+
+def _choice_table(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Each student's paired test against the teacher on validation data."""
+    header = [
+        "student",
+        "examples",
+        "only the teacher right",
+        "only the student right",
+        "drop",
+        "bounds",
+        "allowed",
+        "kept",
+    ]
+    rows = []
+    for identifier in record.choice.get("ranking", []):
+        test = record.choice.get("tests", {}).get(identifier)
+        if test is None:
+            continue
+        row = [record.find(identifier).title, wording.count(test["items"])]
+        row += [wording.count(test[name]) if name in test else wording.ABSENT for name in ("worse", "better")]
+        bounds = f"{test['lower']:.4f} to {test['upper']:.4f} ({test['level']:.1%} each)"
+        missed = f"no, by {test['missed_by']:.4f}"
+        row += [f"{test['drop']:.4f}", bounds, f"{test['allowed']:g}", "yes" if test["kept"] else missed]
+        rows.append(row)
+    return header, rows
+
+
+def _left_out(record: Record) -> list[str]:
+    """What the search did not offer, or dropped from the front, because fixed point does not hold it."""
+    lines = [
+        f"{site}: {reason}" for site, reasons in record.not_offered.items() for reason in reasons.values()
+    ]
+    return lines + [f"{point.name or point.id}: {point.dropped}" for point in record.trials if point.dropped]
 
 
 def _candidate_table(record: Record) -> tuple[list[str], list[list[str]]]:

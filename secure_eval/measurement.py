@@ -127,7 +127,18 @@ class Counts:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Counts:
-        return self * (1 / divisor)
+        # Divided, not multiplied by the inverse: a whole number that the divisor divides stays whole.
+        values = {name: getattr(self, name) / divisor for name in _NUMBERS}
+        work = {
+            kind: Work(w.calls / divisor, w.macs / divisor, w.bytes / divisor)
+            for kind, w in self.work.items()
+        }
+        return Counts(
+            **values,
+            work=work,
+            seconds=_times(self.seconds, 1 / divisor),
+            exchange_seconds=_times(self.exchange_seconds, 1 / divisor),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the counts and, where work was counted, its sums and the work by kind as [calls, MACs, bytes]."""

@@ -100,3 +100,40 @@ def matmul_by_limbs(x: Tensor, y: Tensor) -> Tensor:
             total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def matmul_by_size(x: Tensor, y: Tensor) -> Tensor:
+    """Matrix product modulo 2^64 from exact float64 products of limbs as wide as the values at hand allow.
+
+    For values in the clear only, as the number of products tells how large they are. Fixed-point operands of 20 to 40
+    bits take two or three products, which is about ten times quicker on a CPU than torch's own int64 product.
+    """
+    if x.device.type == "meta" or not x.numel() or not y.numel():
+        return torch.matmul(x, y)
+    room = 53 - (x.shape[-1] - 1).bit_length()
+    x_bits, y_bits = _signed_bits(x), _signed_bits(y)
+    # Widths (x's limbs, y's limbs) whose products and their sums float64 holds, by the number of products.
+    options = [(min(x_bits, room - width), width) for width in range(1, min(y_bits, room - 1) + 1)]
+    a, b = min(options, key=lambda widths: -(-x_bits // widths[0]) * -(-y_bits // widths[1]))
+    total: Tensor | None = None
+    for i, x_limb in enumerate(_signed_limbs(x, x_bits, a)):
+        for j, y_limb in enumerate(_signed_limbs(y, y_bits, b)):
+            if (shift := i * a + j * b) < BITS:
+                part = torch.matmul(x_limb, y_limb).to(DTYPE) << shift
+                total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _signed_bits(x: Tensor) -> int:
+    """Bits of the largest value of x in two's complement, without the sign; at least 1."""
+    low, high = (int(v) for v in torch.aminmax(x))
+    return max(1, high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
+
+
+def _signed_limbs(x: Tensor, bits: int, width: int) -> list[Tensor]:
+    """float64 limbs of `width` bits, the lowest first; the last one carries the sign."""
+    count = -(-bits // width)
+    mask = (1 << width) - 1
+    limbs = [(x >> (width * i)) & mask for i in range(count - 1)] + [x >> (width * (count - 1))]
+    return [limb.to(torch.float64) for limb in limbs]

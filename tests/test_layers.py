@@ -17,7 +17,7 @@ OURS_ALLOWED: dict[str, set[str]] = {
     "secure_eval": set(),
     "cost_models": {"secure_eval"},
     "distill": set(),
-    "nas": {"distill", "cost_models"},
+    "nas": {"distill", "cost_models", "secure_eval"},
     "results": set(),
     "recipes": {"secure_eval", "cost_models", "distill", "nas", "results"},
 }

@@ -5,28 +5,35 @@ Under MPC it folds into the linear layers on both sides, W2(a(W1 h + b1 + s)² +
 an element.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from distill.errors import OutOfRange
+from distill.fixed_point import ENGINE, Limits
 from distill.variants.registry import register
 
 
 def fit_quad_channel(
-    statistics: Mapping[str, Tensor], arguments: Mapping[str, int | float]
+    statistics: Mapping[str, Tensor], arguments: Mapping[str, int | float], limits: Limits = ENGINE
 ) -> dict[str, Tensor]:
     """Least-squares quadratic per channel from moments of the input x and of the teacher's output y.
 
-    The leading coefficient is clamped to at least `QuadChannelActivation.minimum_scale` and the other two are
-    then refitted.
+    The leading coefficient is clamped to at least `QuadChannelActivation.minimum_scale`, and to what keeps the square
+    `limits.margin_bits` below the largest product that fixed point holds; the other two are then refitted.
 
     Args:
-        statistics: "moments" [8, channels] float64: sums of 1, x, x², x³, x⁴, y, xy, x²y.
+        statistics: "moments" [8, channels] float64: sums of 1, x, x², x³, x⁴, y, xy, x²y; "extent" [2, channels]:
+            smallest and largest x.
         arguments: "channels".
 
     Returns:
         {"scale", "shift", "offset"}, each [channels].
+
+    Raises:
+        OutOfRange: the square of a channel's input does not fit, wherever the vertex lies.
     """
     moments = statistics["moments"].double()
     count = moments[0].clamp_min(1.0)
@@ -45,6 +52,20 @@ def fit_quad_channel(
     solvable = determinant > 1e-9 * (spread * c2 + 1e-30)
     leading = torch.where(solvable, (quad * c2 - cov * c3) / torch.where(solvable, determinant, 1.0), 0.0)
     leading = leading.clamp_min(QuadChannelActivation.minimum_scale)
+    # |x + shift| <= |x - mean| + |slope| / 2a has to stay below the root of the largest square.
+    most = math.sqrt(limits.product / 2.0**limits.margin_bits)
+    reach = (statistics["extent"].double() - mean_x).abs().amax(0)
+    if bool((reach >= most).any()):
+        channels = (reach >= most).nonzero().flatten().tolist()
+        raise OutOfRange(
+            f"quad_channel: the inputs of {len(channels)} channel(s), {channels[0]} among them, lie up to "
+            f"{float(reach.max()):.4g} from their mean, where a square is held up to {most:.4g}"
+        )
+    # slope = (cov - a c3) / c2, so |slope| / 2a <= room becomes a (2 room ± c3/c2) >= ± cov/c2.
+    room = 2.0 * (most - reach)
+    for sign in (1.0, -1.0):
+        per_leading = room + sign * c3 / c2
+        leading = torch.maximum(leading, torch.where(per_leading > 0, sign * cov / c2 / per_leading, 0.0))
     slope = (cov - leading * c3) / c2
     constant = mean_y - leading * c2
     # a u² + b u + d with u = x - mean becomes a (x + s)² + o.

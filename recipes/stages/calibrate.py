@@ -7,6 +7,9 @@ from recipes.context import Context
 from recipes.progress import Callback
 from recipes.rundir import Step
 
+QUERIES = 128
+"""Calibration samples that are run once more, padded as queries are, for the extremes of their values."""
+
 
 def steps(context: Context) -> list[Step]:
     search = context.recipe.search
@@ -18,14 +21,24 @@ def steps(context: Context) -> list[Step]:
         batches = distill.batches(
             tokens, context.tokenizer, batch_size=32, limit=search.calibration_samples, labels=False
         )
-        calibration = distill.calibrate(context.teacher, batches, progress)
+        # As a query is padded: fixed point has to hold what padding leads to as well.
+        queries = distill.batches(
+            tokens,
+            context.tokenizer,
+            batch_size=32,
+            max_length=context.sequence_length,
+            pad="max_length",
+            limit=min(search.calibration_samples, QUERIES),
+            labels=False,
+        )
+        calibration = distill.calibrate(context.teacher, batches, progress, extremes=queries)
         calibration.save(context.run / "calibrate/calibration.safetensors")
 
     return [
         Step(
             name="calibrate",
             title="calibrate",
-            inputs={"samples": search.calibration_samples},
+            inputs={"samples": search.calibration_samples, "sequence_length": context.sequence_length},
             needs=("teacher",),
             folder="calibrate",
             outputs=("calibrate/calibration.safetensors",),

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from nas import CostTable, SearchSpace
 
 
+QUERY_ITEMS = 16
+"""Items that are scored in fixed point at once."""
+
+
 def steps(context: Context) -> list[Step]:
     recipe = context.recipe
     inputs = section(recipe, "search", "secure")
@@ -30,6 +34,11 @@ def steps(context: Context) -> list[Step]:
         tokens = context.tokens("validation")
         limit = recipe.search.validation_samples
         batches = list(distill.batches(tokens, context.tokenizer, batch_size=32, limit=limit, labels=False))
+        items = range(min(recipe.search.fixed_point_samples, len(tokens)))
+        queries = [
+            tokens.collate(list(group), context.sequence_length, labels=False)
+            for group in _even(items, QUERY_ITEMS)
+        ]
         table = price_table(context, progress)
         nas.search(
             context.teacher,
@@ -43,6 +52,8 @@ def steps(context: Context) -> list[Step]:
             network=recipe.secure.network,
             device=recipe.secure.device,
             limits=limits(recipe, table, context.sites),
+            objectives=recipe.search.objectives,
+            fixed_point=queries,
             trials=recipe.search.trials,
             seed=recipe.seed,
             progress=progress,
@@ -59,6 +70,16 @@ def steps(context: Context) -> list[Step]:
             work=work,
         )
     ]
+
+
+def _even(items: Sequence[int], most: int) -> list[list[int]]:
+    """The items in groups of equal size, at most `most`; the last group is filled by repeating its last item."""
+    if not items:
+        return []
+    size = min(most, len(items))
+    groups = [list(items[at : at + size]) for at in range(0, len(items), size)]
+    groups[-1] += [groups[-1][-1]] * (size - len(groups[-1]))
+    return groups
 
 
 def space(recipe: Recipe) -> SearchSpace:

@@ -1,24 +1,29 @@
 """Choose on validation data, then run the teacher, the baselines and the chosen students under MPC on test
 examples.
 
-The test split is read here for the first time, after the choice.
+The choice is the cheapest student within the limits for which the validation examples show, by a paired one-sided test,
+that it loses no more than `verify.max_drop` against the teacher. The test split is read here for the first time, after
+the choice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recipes.context import TITLES, Context
 from recipes.costs import predicted_figures, profiles
 from recipes.errors import RecipeError
 from recipes.files import read_json, write_json
+from recipes.paired import Comparison, bootstrap_bounds
 from recipes.progress import Callback
 from recipes.rundir import Step
 from recipes.schema import section
-from recipes.secure_run import secure_run
+from recipes.secure_run import read_log, secure_run
 from recipes.stages import distill as distill_stage
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from cost_models import Cost
@@ -39,8 +44,11 @@ def choice_steps(context: Context) -> list[Step]:
                 "secure": section(context.recipe, "secure")["secure"],
                 "profiles": profiles(context.recipe.secure),
                 "limits": section(context.recipe, "search")["search"]["limits"],
+                "max_drop": context.recipe.verify.max_drop,
+                "level": context.recipe.verify.level,
+                "seed": context.recipe.seed,
             },
-            needs=("teacher", "search", *(f"distill/{student.id}" for student in trained)),
+            needs=("data", "teacher", "search", *(f"distill/{student.id}" for student in trained)),
             folder=None,
             outputs=("verify/choice.json",),
             work=work,
@@ -61,9 +69,13 @@ def verified(context: Context) -> list[str]:
 
 
 def choose(context: Context, progress: Callback) -> dict[str, Any]:
-    """{"predicted": {id: figures}, "within": {id: bool}, "ranking": [id, best first], "chosen", "reason"}.
+    """{"predicted": {id: figures}, "within": {id: bool}, "tests": {id: paired test on validation}, "ranking": [id, best
+    first], "chosen", "kept", "reason"}.
 
-    Best validation score among the students within the limits; ties go to the cheaper one.
+    The cheapest student within the limits that keeps `verify.max_drop` on validation data (`recipes.paired`); the next
+    ones in rising cost. The level is split evenly over the students tested, so that it holds for the choice. If none
+    keeps it, the one that comes closest is taken, `kept` is false and the run ends as one that missed its contract.
+
     Raises RecipeError if no student is within the limits, with each one's figures.
     """
     trained = distill_stage.results(context)
@@ -82,25 +94,99 @@ def choose(context: Context, progress: Callback) -> dict[str, Any]:
         lines = [f"{name}: {'; '.join(exceeded(predicted[name], bounds, network))}" for name in own]
         raise RecipeError("no distilled student is within search.limits:", lines)
     seconds = {name: predicted[name]["seconds"][network]["total"] for name in allowed}
-    ranking = sorted(allowed, key=lambda name: (-trained[name]["validation"], seconds[name], name))
-    reason = (
-        f"Chosen among {len(own)} distilled student{'s' if len(own) > 1 else ''}, {len(allowed)} of them "
-        "within the "
-        "limits, by the score on validation data; ties go to the cheaper. Test data was not looked at."
-    )
+    tests = compared(context, allowed, progress)
+    ranking = ranked(tests, seconds)
+    chosen = ranking[0]
     return {
         "predicted": predicted,
         "within": within,
+        "tests": tests,
         "ranking": ranking,
-        "chosen": ranking[0],
-        "reason": reason,
+        "chosen": chosen,
+        "kept": tests[chosen]["kept"],
+        "reason": reason_for(tests, chosen, len(own)),
     }
+
+
+def ranked(tests: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]) -> list[str]:
+    """Students by preference: those that keep the contract by rising cost, then the others by how closely they miss it."""
+    kept = sorted((name for name in tests if tests[name]["kept"]), key=lambda name: (seconds[name], name))
+    missed = [name for name in tests if not tests[name]["kept"]]
+    return [*kept, *sorted(missed, key=lambda name: (tests[name]["upper"], seconds[name], name))]
+
+
+def compared(context: Context, names: Sequence[str], progress: Callback) -> dict[str, dict[str, Any]]:
+    """Each student's paired test against the teacher on validation data: `Comparison.to_dict` (a correlation has no
+    "worse" and "better"), "allowed", "kept", and "missed_by", how far the upper bound lies above what is allowed."""
+    import distill
+
+    tokens, kind = context.tokens("validation"), context.splits.kind
+    labels = distill.labels_of(tokens)
+    allowed, level = context.recipe.verify.max_drop, context.recipe.verify.level
+    each = 1.0 - (1.0 - level) / len(names)
+    reference = distill.evaluate(context.teacher, tokens)
+    found = {}
+    for done, name in enumerate(names):
+        progress(done, len(names), f"comparing {name} with the teacher")
+        logits = distill.evaluate(model_of(context, name), tokens)
+        if kind == "classification":
+            pair = Comparison.of(right(reference, labels), right(logits, labels))
+            test = pair.to_dict(each)
+        else:
+            test = _correlations(reference, logits, labels, each, context.recipe.seed)
+        test |= {"allowed": allowed, "kept": test["upper"] <= allowed}
+        found[name] = test | {"missed_by": max(0.0, test["upper"] - allowed)}
+    return found
+
+
+def right(logits: torch.Tensor, labels: torch.Tensor) -> list[bool]:
+    """On which items the prediction is the label."""
+    return [bool(one) for one in logits.argmax(-1) == labels]
+
+
+def _correlations(
+    reference: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, level: float, seed: int
+) -> dict[str, Any]:
+    import distill
+
+    def drop(items: Sequence[int]) -> float:
+        chosen = list(items)
+        teacher, student = (
+            distill.score(outputs[chosen], labels[chosen], "regression") for outputs in (reference, logits)
+        )
+        return teacher - student
+
+    lower, upper = bootstrap_bounds(drop, len(labels), level, seed)
+    return {
+        "items": len(labels),
+        "drop": drop(range(len(labels))),
+        "lower": lower,
+        "upper": upper,
+        "level": level,
+    }
+
+
+def reason_for(tests: Mapping[str, Mapping[str, Any]], chosen: str, students: int) -> str:
+    """The choice in words."""
+    test = tests[chosen]
+    measured = (
+        f"on {test['items']} validation examples it loses {test['drop']:.4f} against the teacher, and at most "
+        f"{test['upper']:.4f} at {test['level']:.1%} confidence, where verify.max_drop allows {test['allowed']:g}"
+    )
+    of = f"{students} distilled student{'s' if students > 1 else ''}, {len(tests)} of them within the limits"
+    if test["kept"]:
+        return f"The cheapest that keeps the contract, of {of}: {measured}. Test data was not looked at."
+    missed = "; ".join(f"{name[:6]} by {one['missed_by']:.4f}" for name, one in tests.items())
+    return (
+        f"None of {of}, can be shown to keep the contract; they miss it {missed}. The one that comes closest was taken: "
+        f"{measured}. Test data was not looked at."
+    )
 
 
 def cost_of(context: Context, identifier: str) -> Cost:
     """Predicted cost of a trained model, taken from the search where that has predicted it whole."""
     point = next((c for c in context.front.evaluated if c.id == identifier), None)
-    if point is not None and point.whole is not None and point.whole.roles:
+    if point is not None and point.whole is not None:
         return point.whole
     return context.predict(model_of(context, identifier))
 
@@ -146,6 +232,8 @@ def _step(context: Context, identifier: str) -> Step:
     title = TITLES.get(identifier, f"student {identifier[:6]}")
 
     def work(progress: Callback) -> None:
+        import torch
+
         import distill
 
         model, tokens, kind = model_of(context, identifier), context.tokens("test"), context.splits.kind
@@ -165,6 +253,18 @@ def _step(context: Context, identifier: str) -> Step:
             progress=progress,
             predicted=read_json(context.run / "verify/choice.json")["predicted"][identifier],
         )
+        if kind == "classification":
+            answers = torch.tensor(
+                [row for entry in read_log(context.run / folder / "queries.jsonl") for row in entry["logits"]]
+            )
+            asked = len(answers)
+            write_json(
+                context.run / folder / "right.json",
+                {
+                    "plaintext": right(logits[:asked], labels[:asked]),
+                    "secure": right(answers, labels[:asked]),
+                },
+            )
         write_json(context.run / folder / "result.json", found)
 
     return Step(

@@ -99,15 +99,19 @@ class Bilinear:
     windows: tuple[tuple[Any, ...], ...] = ()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.with_product(ring.matmul, x, y)
+
+    def with_product(self, matmul: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """The map with another function for its matrix product."""
         for target, *rest in self.windows:
             _, name, overload = target.split(".")
             x = getattr(getattr(torch.ops.aten, name), overload)(x, *rest)
         if self.kind == "mul":
             return x * y
         if self.kind == "matmul":
-            return ring.matmul(x, y)
+            return matmul(x, y)
         if self.kind == "linear":
-            return ring.matmul(x, y.transpose(-1, -2))
+            return matmul(x, y.transpose(-1, -2))
         raise ValueError(f"unknown bilinear map {self.kind!r}; allowed: mul, matmul, linear")
 
     def shape(self, x: Sequence[int], y: Sequence[int]) -> tuple[int, ...]:

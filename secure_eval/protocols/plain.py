@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from secure_eval import ring
 from secure_eval.protocols.base import Bilinear, Bits, Protocol, Secret
 
 
@@ -23,7 +24,9 @@ class Plain(Protocol):
         return (0,)
 
     async def bilinear(self, op: Bilinear, x: Secret, y: Secret) -> Secret:
-        return Secret([op(x.shares[0], y.shares[0])], x.fraction_bits + y.fraction_bits)
+        # Nothing is hidden here, so that a product may be as quick as its values allow.
+        result = op.with_product(ring.matmul_by_size, x.shares[0], y.shares[0])
+        return Secret([result], x.fraction_bits + y.fraction_bits)
 
     async def truncate(self, x: Secret, bits: int) -> Secret:
         return x.map(lambda s: (s + (1 << (bits - 1))) >> bits, x.fraction_bits - bits)

@@ -138,6 +138,15 @@ def test_calibration_sees_real_tokens_only_and_round_trips(
         if "moments" in statistics:
             assert statistics["moments"][0, 0] == 14
             torch.testing.assert_close(statistics["moments"], again.statistics[name]["moments"])
+        if "scores" in statistics:
+            # Rows of real tokens only, and of them what is kept.
+            assert len(statistics["scores"]) == 14
+            for kept in (calibration, again):
+                mask = kept.statistics[name]["keep"][:, None].bool()
+                kept.statistics[name]["scores"] = kept.statistics[name]["scores"].masked_fill(~mask, 0.0)
+            torch.testing.assert_close(
+                calibration.statistics[name]["scores"], again.statistics[name]["scores"]
+            )
     calibration.save(tmp_path / "c.safetensors")
     loaded = Calibration.load(tmp_path / "c.safetensors")
     assert loaded.ranges == calibration.ranges and len(calibration.ranges) == 8

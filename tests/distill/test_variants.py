@@ -36,6 +36,17 @@ def test_softmax_variant_gives_probabilities_and_ignores_masked_keys(name: str) 
         torch.testing.assert_close(module(scores[1:2, ..., :4], None), probabilities[1:2, ..., :4])
 
 
+def sampled(scores: torch.Tensor, keep: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A calibration's statistics of score rows [rows, heads, keys], without extremes beyond them."""
+    none = scores[:0]
+    return {"scores": scores, "keep": keep, "extreme_scores": none, "extreme_keep": none}
+
+
+def seen(x: torch.Tensor, moments: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A calibration's statistics of inputs x [rows, channels]."""
+    return {"moments": moments, "extent": torch.stack([x.amin(0), x.amax(0)])}
+
+
 def test_formulas() -> None:
     scores = torch.tensor([[[[-1.0, 0.5, 2.0]]]])
     weights = (scores + 5) ** 2
@@ -43,7 +54,7 @@ def test_formulas() -> None:
     weights = torch.relu(scores) + 2**-6 / 3
     torch.testing.assert_close(make("2relu")(scores, None), weights / weights.sum())
     power = PowerSoftmax(heads=1, power=8)
-    power.inverse_c.fill_(0.1)
+    power.slope.fill_(0.1)
     weights = (1 + scores / 10) ** 8
     torch.testing.assert_close(power(scores, None), weights / weights.sum())
     x = torch.linspace(-4, 4, 50)
@@ -55,12 +66,12 @@ def test_formulas() -> None:
 def test_power_is_two_quad_at_c_5_and_approaches_softmax() -> None:
     scores = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     power = PowerSoftmax(heads=3, power=2)
-    power.inverse_c.fill_(1 / 5)
+    power.slope.fill_(1 / 5)
     torch.testing.assert_close(power(scores, None), make("2quad")(scores, None))
     errors = []
     for p in (2, 4, 8, 16):
         module = PowerSoftmax(heads=3, power=p)
-        statistics = {"scores": scores.transpose(1, 2).reshape(-1, 3, 6), "keep": torch.ones(8, 6)}
+        statistics = sampled(scores.transpose(1, 2).reshape(-1, 3, 6), torch.ones(8, 6))
         module.load_state_dict(fit_power(statistics, {"power": p}))
         errors.append(float((module(scores, None) - torch.softmax(scores, -1)).abs().max()))
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.05
@@ -71,12 +82,14 @@ def test_fit_power_is_the_minimum_of_the_divergence() -> None:
     scores = torch.randn(200, 2, 10, generator=generator) * torch.tensor([0.5, 3.0])[:, None]
     keep = torch.rand(200, 10, generator=generator) < 0.8
     keep[:, 0] = True
-    fitted = fit_power({"scores": scores, "keep": keep}, {"power": 4})["inverse_c"]
+    tensors = fit_power(sampled(scores, keep), {"power": 4})
+    fitted = tensors["slope"] / tensors["offset"]  # 1/c, whatever the factor that keeps the sums in range
     assert fitted.shape == (2, 1, 1)
+    assert float(fitted.max() / fitted.min()) > 1.1, "heads whose scores differ have constants of their own"
 
     def divergence(inverse_c: torch.Tensor) -> torch.Tensor:
         module = PowerSoftmax(heads=2, power=4)
-        module.inverse_c.copy_(inverse_c)
+        module.slope.copy_(inverse_c)
         mask = keep[:, None, None]
         ours = module(scores[:, :, None], mask).clamp_min(1e-20)
         target = torch.softmax(scores[:, :, None].masked_fill(~mask, -math.inf), -1)
@@ -95,7 +108,7 @@ def test_fit_quad_channel_is_least_squares(seed: int, mean: float, spread: float
     y = torch.nn.functional.gelu(x)
     moments = torch.stack([t.sum(0) for t in (torch.ones_like(x), x, x**2, x**3, x**4, y, x * y, x * x * y)])
     fitted = {
-        key: value.double() for key, value in fit_quad_channel({"moments": moments}, {"channels": 3}).items()
+        key: value.double() for key, value in fit_quad_channel(seen(x, moments), {"channels": 3}).items()
     }
     ours = fitted["scale"] * (x + fitted["shift"]) ** 2 + fitted["offset"]
     for channel in range(3):
@@ -113,7 +126,7 @@ def test_fit_quad_channel_survives_a_dead_channel() -> None:
     x = torch.full((10, 1), 0.3, dtype=torch.float64)
     y = torch.nn.functional.gelu(x)
     moments = torch.stack([t.sum(0) for t in (torch.ones_like(x), x, x**2, x**3, x**4, y, x * y, x * x * y)])
-    fitted = fit_quad_channel({"moments": moments}, {"channels": 1})
+    fitted = fit_quad_channel(seen(x, moments), {"channels": 1})
     value = fitted["scale"] * (0.3 + fitted["shift"]) ** 2 + fitted["offset"]
     assert abs(float(value) - float(y[0, 0])) < 1e-3
 
@@ -148,4 +161,5 @@ def test_a_new_kind_needs_no_other_edit() -> None:
 
 def test_public_buffers_are_named() -> None:
     module = PowerSoftmax(heads=2, power=4)
-    assert module.public_buffers == ("inverse_c",) and set(dict(module.named_buffers())) == {"inverse_c"}
+    assert module.public_buffers == ("slope", "offset")
+    assert set(dict(module.named_buffers())) == {"slope", "offset"}

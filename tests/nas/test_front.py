@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -72,14 +73,37 @@ def test_hypervolume_of_a_front(table: nas.CostTable) -> None:
 
 
 def test_selection_spreads_over_the_cost(table: nas.CostTable) -> None:
-    points = [candidate(table, f"p{i}", 1 / (i + 1), float(i)) for i in range(11)]
+    points = [candidate(table, f"p{i}", 1 / (i + 1), 1.0 + i) for i in range(11)]
     front = front_of(*points, candidate(table, "teacher", 0.0, 30.0, sites=0, names=("teacher",)))
-    assert [p.id for p in front.select(3)] == ["p0", "p5", "p10"], "the teacher itself is nothing to distil"
-    assert [p.id for p in front.select(1)] == ["p0"]
+    chosen = [int(p.id[1:]) for p in front.select(3)]
+    assert len(set(chosen)) == 3 and chosen[0] <= 1 and chosen[-1] >= 4, "spread over cost and closeness"
+    assert 2 <= int(front.select(1)[0].id[1:]) <= 5, (
+        "one candidate is the knee, neither the cheapest nor the best"
+    )
     assert len(front.select(99)) == 11
     assert front.select(2, no_costlier_than=points[0]), "equal counts are no costlier"
     with pytest.raises(ValueError, match="at least 1"):
         front.select(0)
+
+
+def test_the_cheapest_is_not_taken_whatever_its_divergence(table: nas.CostTable) -> None:
+    """As many points lie together at the cheap end as anywhere: a rule by cost or rank alone takes them."""
+    cheap = [candidate(table, f"cheap{i}", 3.0 - 0.001 * i, 1.0 + 0.001 * i) for i in range(8)]
+    knee, best = candidate(table, "knee", 0.05, 2.0), candidate(table, "best", 0.01, 8.0)
+    front = front_of(*cheap, knee, best)
+    assert [p.id for p in front.select(1)] == ["knee"]
+    assert [p.id for p in front.select(3)] == ["cheap0", "knee", "best"]
+    informed = dataclasses.replace(front, uninformed=1.5)
+    assert [p.id for p in informed.select(3)] == ["knee", "best"], "what knows less than nothing is hopeless"
+    hopeless = dataclasses.replace(front_of(*cheap), uninformed=1.5)
+    assert len(hopeless.select(2)) == 2, "where nothing else is left, it is what there is"
+
+
+def test_a_point_that_breaks_in_fixed_point_is_not_on_the_front(table: nas.CostTable) -> None:
+    front = front_of(
+        candidate(table, "a", 0.1, 5, dropped="it predicts otherwise"), candidate(table, "b", 0.2, 6)
+    )
+    assert [p.id for p in front.points] == ["b"] == [p.id for p in front.select(1)]
 
 
 def test_json_round_trip(table: nas.CostTable) -> None:
@@ -88,4 +112,5 @@ def test_json_round_trip(table: nas.CostTable) -> None:
     again = nas.Front.from_dict(json.loads(json.dumps(front.to_dict())))
     assert again.to_dict() == front.to_dict()
     assert again.points[0].difference() == {"online_bytes": 0.0, "online_rounds": 0.0, "seconds": 0.5}
+    assert again.points[0].seconds == 4.5, "the whole prediction is the price"
     assert again.points[1].difference() == {}

@@ -17,6 +17,7 @@ import pytest
 
 import distill
 import nas
+from distill.fixed_point import ENGINE
 from nas.study import study_path
 
 Run = Callable[..., nas.Front]
@@ -190,7 +191,11 @@ def test_limits_hold(run_search: Run, tmp_path: Path, table: nas.CostTable) -> N
     )
     assert front.points and all(p.seconds <= limit for p in front.points)
     assert not front.baselines["teacher"].feasible, "a reference is shown though it is over the limit"
-    assert all(c.feasible == (c.seconds <= limit) for c in front.evaluated if not c.screened)
+    assert all(
+        c.feasible == (c.seconds <= limit and c.scores["spare_bits"] >= ENGINE.margin_bits)
+        for c in front.evaluated
+        if not c.screened
+    )
 
 
 def test_limits_that_nothing_meets_fail_at_once(
