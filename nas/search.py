@@ -178,9 +178,14 @@ def search(
             while rest := [c for c in front.points if c.whole is None]:
                 front = predicted(rest)
     if fixed_point:
-        front = _in_fixed_point(
-            front, evaluator, FixedPointScores(Path(run_dir), evaluator.fingerprint, fixed_point), steps.of(4)
-        )
+        scores = FixedPointScores(Path(run_dir), evaluator.fingerprint, fixed_point)
+
+        def in_fixed_point(point: Candidate) -> dict[str, float]:
+            # A student of its own: the evaluator's watches its variants, which a capture would take for operations.
+            student = distill.apply(teacher, point.architecture, calibration, share_weights=True, sites=sites)
+            return scores.of(point.architecture, student, scorer)
+
+        front = _in_fixed_point(front, in_fixed_point, steps.of(4))
         if not front.points:
             lines = [f"{c.id}: {c.dropped}" for c in front.evaluated if c.dropped]
             raise LimitsError("no point of the front is right in fixed point: " + "; ".join(lines))
@@ -200,15 +205,14 @@ def _feasible(front: Front, bounds: Limits) -> Front:
 
 
 def _in_fixed_point(
-    front: Front, evaluator: Evaluator, scores: FixedPointScores, progress: Progress
+    front: Front, score: Callable[[Candidate], dict[str, float]], progress: Progress
 ) -> Front:
     """The front with every point scored in fixed point and the broken ones dropped, until all that are on it hold."""
     done = 0
     while waiting := [point for point in front.points if not point.fixed_point]:
         for point in waiting:
             progress(done, done + len(waiting), f"{point.id} in fixed point")
-            model = evaluator.library.assemble(point.architecture)
-            found = scores.of(point.architecture, model, evaluator.scorer)
+            found = score(point)
             front = front.changed({point.id: replace(point, fixed_point=found, dropped=broken(found))})
             done += 1
     return front

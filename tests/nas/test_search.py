@@ -259,3 +259,67 @@ def test_whole_predictions_stand_beside_the_table(
         assert abs(difference["online_bytes"]) < 0.01 * point.cost.online.bytes
     with pytest.raises(ValueError, match="example_inputs"):
         run_search(tmp_path, cost_table=None)
+
+
+def test_the_surrogates_front_is_tried_first(
+    run_search: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its cheapest to its closest point; all of it before the sampler's own ideas."""
+    given: dict[str, Any] = {}
+    original = nas.search.__globals__["run_study"]
+
+    def remember(*arguments: Any, **named: Any) -> Any:
+        given.update(named)
+        return original(*arguments, **named)
+
+    found: list[Any] = []
+    surrogate = nas.search.__globals__["surrogate_front"]
+
+    def keep(*arguments: Any) -> Any:
+        found.extend(surrogate(*arguments))
+        return found
+
+    monkeypatch.setitem(nas.search.__globals__, "run_study", remember)
+    monkeypatch.setitem(nas.search.__globals__, "surrogate_front", keep)
+    front = run_search(tmp_path, trials=20)
+    start = given["start"]
+    assert start[0] == found[0].architecture and start[-1] == found[-1].architecture
+    assert len(start) == min(len(found), 8)
+    tried = [c.architecture for c in front.evaluated]
+    assert set(start) <= set(tried)
+    before = max(tried.index(architecture) for architecture in start)
+    assert before < len(front.baselines) + len(start) + 1
+
+
+def test_workers_see_each_others_trials(
+    make_evaluator: Any, table: nas.CostTable, space: nas.SearchSpace, teacher: Any, tmp_path: Path
+) -> None:
+    from nas.study import StudySettings, _Study
+
+    options = space.options(distill.find_sites(teacher))
+    settings = StudySettings(trials=14)
+    studies = [_Study(make_evaluator(), table, options, settings, tmp_path, {}, []) for _ in range(2)]
+    evaluated: list[list[str]] = [[], []]
+    for study, seen in zip(studies, evaluated, strict=True):
+        original = study._evaluate
+
+        def counting(
+            architecture: Any, whole: bool = False, original: Any = original, seen: Any = seen
+        ) -> Any:
+            seen.append(architecture.key())
+            return original(architecture, whole)
+
+        study._evaluate = counting  # type: ignore[method-assign]
+    first, second = studies
+    trial = first._trial
+
+    def meanwhile() -> None:
+        first._trial = trial  # type: ignore[method-assign]
+        trial()
+        second.run(None)  # another process, while this one is at work
+
+    first._trial = meanwhile  # type: ignore[method-assign]
+    candidates = first.run(None)
+    assert len(evaluated[1]) > 5
+    assert {c.architecture.key() for c in candidates} == {*evaluated[0], *evaluated[1]}
+    assert not set(evaluated[0]) & set(evaluated[1]), "nothing is evaluated twice"
