@@ -7,8 +7,8 @@ variant.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,12 +145,7 @@ def met_by(module: nn.Module, inputs: Iterable[tuple[Tensor | None, ...]]) -> Me
 class RangePenalty:
     """What to add to a training loss so that the variants' values stay where fixed point holds them.
 
-    Use it around a forward pass that has gradients, then read `value`:
-
-        penalty = RangePenalty(modules)
-        with penalty.watching():
-            output = student(**batch)
-        loss = loss + weight * penalty.value()
+    Use it around a forward pass that has gradients, then read `value`; `range_term` makes it a term of a training's loss.
 
     It is the sum over products and divisors of the square of the bits by which their extremes lie beyond a limit less
     its margin: zero, without gradient, while everything is inside.
@@ -189,3 +184,17 @@ def variant_modules(model: nn.Module) -> dict[str, nn.Module]:
     """site -> module of every variant that the model's config lists (see `distill.surgery`)."""
     carried = getattr(model.config, "sordino", None)
     return {} if carried is None else {name: model.get_submodule(name) for name in carried["modules"]}
+
+
+def range_term(
+    model: nn.Module, weight: float, limits: Limits = ENGINE
+) -> Callable[[], AbstractContextManager[Callable[[], Tensor]]]:
+    """`weight` times the range penalty of a student's variants, as a further term of `objectives.Objectives`."""
+
+    @contextmanager
+    def entered() -> Iterator[Callable[[], Tensor]]:
+        penalty = RangePenalty(variant_modules(model), limits)
+        with penalty.watching():
+            yield lambda: weight * penalty.value()
+
+    return entered

@@ -66,6 +66,7 @@ def settings(texts: int, most_epochs: float | None = None) -> dict[str, Any]:
     return {
         "losses": "two_stage",
         "units": "raw",
+        "range_penalty": 0.0,
         "layerwise_epochs": first * share,
         "prediction_epochs": second * share,
         "lr": 5e-5,

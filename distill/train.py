@@ -20,6 +20,7 @@ from distill import fingerprint
 from distill.batching import Tokens, as_tokens
 from distill.cache import DEFAULT_BYTES, TeacherCache
 from distill.errors import DistillError, suggestion
+from distill.fixed_point import range_term
 from distill.loop import Loop, LoopSettings, Stage
 from distill.losses import UNITS, Units
 from distill.metrics import agreement, divergence, evaluate, score
@@ -43,6 +44,8 @@ class DistillConfig:
         lr: peak rate of the first stage or the joint loss. prediction_lr: of the last stage.
         coefficient_lr: rate of the variants' own coefficients, as a multiple of the stage's rate.
         hidden_weight, scores_weight, prediction_weight: of the losses in the first stage or the joint loss.
+        range_penalty: weight of the penalty on variants' values that leave fixed point's range (`fixed_point`); it is
+            zero, without gradient, while they are inside by its margin.
         units: "energy" measures a layer's error in units of the teacher's energy, "raw" as a mean square.
         layerwise_warmup: share of the first stage's steps in which the rate rises; None is `warmup`.
         batch_size, warmup, weight_decay, clip, freeze_embeddings, max_length, precision, checkpoint_seconds,
@@ -63,6 +66,7 @@ class DistillConfig:
     hidden_weight: float = 1.0
     scores_weight: float = 1.0
     prediction_weight: float = 1.0
+    range_penalty: float = 0.01
     units: Units = "energy"
     layerwise_warmup: float | None = None
     batch_size: int = 32
@@ -172,7 +176,8 @@ def _train(
     labels = None if held_out.labels is None else torch.tensor(held_out.labels)
     # Read before the first step: the student's tensors are part of what names this training.
     key = _key(student, teacher, tokens, held_out, config, cache)
-    objectives = Objectives(student, cache, config)
+    extras = [range_term(student, config.range_penalty)] if config.range_penalty else []
+    objectives = Objectives(student, cache, config, extras)
     joint = config.losses == "joint"
 
     def validate() -> dict[str, Any]:

@@ -67,8 +67,10 @@ def build(context: Context, export: dict[str, Any] | None = None) -> Record:
         trials=points,
         candidates=[s for s in students if s.id not in baselines],
         chosen=choice["chosen"],
-        choice={name: choice[name] for name in ("reason", "ranking", "tests", "kept")}
-        | {"gains": gains(students, choice["chosen"])},
+        choice={
+            **{name: choice[name] for name in ("reason", "ranking", "tests", "kept")},
+            "gains": gains(students, choice["chosen"]),
+        },
         not_offered=front["not_offered"],
         contract=contract(context),
         export=export or {},

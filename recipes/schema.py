@@ -301,6 +301,14 @@ class Distillation(Strict):
     prediction_epochs: Epochs = Field(default=1, description="stage 2: the teacher's predictions")
     lr: float = Field(default=5e-5, gt=0, description="learning rate of stage 1")
     prediction_lr: float = Field(default=1e-5, gt=0, description="learning rate of stage 2")
+    range_penalty: float = Field(
+        default=0.01,
+        ge=0,
+        description=(
+            "weight of the squared bits by which the replacements' values come closer than two bits to what fixed point "
+            "holds; 0 leaves it out"
+        ),
+    )
     coefficient_lr: float = Field(
         default=10.0,
         gt=0,

@@ -55,7 +55,7 @@ def test_only_the_teacher_is_required() -> None:
             ["unknown kind of site 'sofmax'", "did you mean 'softmax'?"],
         ),
         ("search", {"sites": {}}, ["no kind of site is named"]),
-        ("search", {"objectives": ["kl"]}, ["at $.search.objectives", "both 'kl' and 'seconds'"]),
+        ("search", {"objectives": ["kl"]}, ["at $.search.objectives", "'kl' first"]),
         ("search", {"trials": 0}, ["at $.search.trials", "greater than or equal to 1"]),
         ("secure", {"protocol": "dealer2p"}, ["at $.secure.protocol", "did you mean 'dealer2pc'?", "plain"]),
         ("secure", {"network": "wlan"}, ["at $.secure.network", "unknown network profile 'wlan'", "lan"]),

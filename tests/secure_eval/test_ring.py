@@ -97,3 +97,16 @@ def test_limb_product_refuses_inner_sizes_that_round() -> None:
             torch.empty(1, 2**21 + 1, dtype=torch.int64, device="meta"),
             torch.empty(2**21 + 1, 1, dtype=torch.int64, device="meta"),
         )
+
+
+@pytest.mark.parametrize("inner", [1, 3, 384, 1537])
+def test_matmul_by_size_is_exact_whatever_the_sizes(inner: int) -> None:
+    generator = torch.Generator().manual_seed(inner)
+    for x_bits in (1, 15, 31, 47, 63):
+        for y_bits in (1, 20, 31, 63):
+            x = torch.randint(-(2**x_bits), 2**x_bits - 1, (2, 5, inner), generator=generator)
+            y = torch.randint(-(2**y_bits), 2**y_bits - 1, (inner, 4), generator=generator)
+            assert torch.equal(ring.matmul_by_size(x, y), torch.matmul(x, y))
+    least = torch.full((2, inner), -(2**63))
+    assert torch.equal(ring.matmul_by_size(least, least.T.contiguous()), torch.matmul(least, least.T))
+    assert ring.matmul_by_size(x[:, :, :0], y[:0]).shape == (2, 5, 4)
