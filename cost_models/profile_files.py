@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from math import inf
 from pathlib import Path
@@ -184,8 +184,7 @@ def _load(cls: type[P], kind: str, name: str) -> P:
         raise ProfileError(
             f"{path}: expected a mapping of the fields {', '.join(f.name for f in fields(cls))}"
         )
-    loaded = _checked(cls, path, {"name": path.stem, **data})
-    return replace(loaded, file=str(path)) if isinstance(loaded, Device) else loaded  # type: ignore[return-value]
+    return _checked(cls, path, {"name": path.stem, **data})
 
 
 def _checked(cls: type[P], path: Path, data: dict[str, Any]) -> P:
@@ -194,6 +193,8 @@ def _checked(cls: type[P], path: Path, data: dict[str, Any]) -> P:
         data["work"] = _work(path, data["work"])
     if data.get("machine", "cpu") not in MACHINES:
         raise ProfileError(f"{path}: machine is {data['machine']!r}; allowed: {', '.join(MACHINES)}")
+    if cls is Device:
+        data = {**data, "file": str(path)}
     try:
         return cls(**data)
     except TypeError as error:

@@ -157,6 +157,12 @@ def verify_command(
             "--timeout", min=0.001, help="Seconds without progress of a role after which a query is given up."
         ),
     ] = None,
+    unchecked: Annotated[
+        bool,
+        typer.Option(
+            "--unchecked", help="Run a model even if its values do not fit fixed point on training texts."
+        ),
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Run a model under MPC on test examples and hold it against its plaintext answers and its predicted
@@ -178,6 +184,7 @@ def verify_command(
         emulated_samples,
         _reporter(json_output),
         timeout,
+        unchecked,
     )
     if json_output:
         typer.echo(json.dumps(found, indent=2))

@@ -160,6 +160,14 @@ class Context:
 
         return distill.restore(self.run / "teacher/model")
 
+    def trained(self, identifier: str) -> PreTrainedModel:
+        """A trained model by its id: "teacher", a baseline or a student."""
+        if identifier == "teacher":
+            return self.teacher
+        import distill
+
+        return distill.restore(self.run / f"distill/{identifier}/model")
+
     @cached_property
     def sites(self) -> list[Site]:
         import distill

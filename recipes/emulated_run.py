@@ -13,15 +13,13 @@ from recipes.schema import Secure
 from recipes.secure_run import Queries, answer, as_predicted
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from distill import Tokens
+    from recipes.certification import Certified
 
 TIMED = ("offline", "online")
 
 
 def emulated_run(
-    model: PreTrainedModel,
     tokens: Tokens,
     *,
     network: str,
@@ -31,22 +29,22 @@ def emulated_run(
     timeout: float,
     log: Path,
     progress: Callback,
+    certified: Certified,
 ) -> dict[str, Any]:
     """Answer the first `samples` items of `tokens` with every link between roles held to the delay and bandwidth
     of the profile `network`. `log` keeps each query's figures, so that a killed run goes on after the last one.
 
+    certified: as for `secure_run`.
+
     Returns `results.record.Emulated` as JSON. Raises ProfileError for an unknown network.
     """
     import cost_models
-    import secure_eval
 
     profile = cost_models.network_profile(network)
     queries = Queries(tokens, samples, secure)
-    progress(0, len(queries), "capturing the model")
-    program = secure_eval.capture(model, queries.inputs[0])
-    cost = cost_models.predict(program, queries.inputs[0], protocol=secure.protocol)
+    cost = certified.cost(secure.protocol)
     done = answer(
-        program,
+        certified,
         queries,
         log,
         parties=parties,

@@ -5,15 +5,27 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from recipes.certification import recorded
 from recipes.context import TITLES, Context
 from recipes.files import read_json
 from recipes.gains import gains
 from recipes.paired import Comparison
 from recipes.schema import dump
+from recipes.stages import certify as certify_stage
 from recipes.stages import distill as distill_stage
 from recipes.stages import emulate as emulate_stage
 from recipes.stages import verify as verify_stage
-from results.record import Candidate, FrontPoint, Predicted, Record, Score, TrainingPoint, hardware, versions
+from results.record import (
+    Candidate,
+    FrontPoint,
+    Predicted,
+    Ranges,
+    Record,
+    Score,
+    TrainingPoint,
+    hardware,
+    versions,
+)
 
 POINT_PARTS = ("by_site", "by_operation", "by_role")
 """Left out of the points of the search: hundreds of them, and the trained models have theirs."""
@@ -133,6 +145,7 @@ def _teacher(context: Context, choice: dict[str, Any]) -> Candidate:
         accuracy=Score(validation=scores["validation"], test=given.pop("test", None)),
         agreement=Score(),
         within_limits=choice["within"]["teacher"],
+        ranges=_ranges(context, "teacher"),
         training=_history(scores["history"]),
         **_without(given, "agreement"),
     )
@@ -151,6 +164,7 @@ def _student(context: Context, name: str, found: dict[str, Any], choice: dict[st
         agreement=Score(validation=found["agreement"], test=given.pop("agreement", None)),
         within_limits=choice["within"][name],
         settings=found["settings"],
+        ranges=_ranges(context, name),
         training=_history(found["history"]),
         train_seconds=found["seconds"],
         **given,
@@ -163,6 +177,10 @@ def _verification(context: Context, name: str, choice: dict[str, Any]) -> dict[s
         return {"predicted": choice["predicted"][name]}
     found = read_json(context.run / f"verify/{name}/result.json")
     return found | {"emulated": emulate_stage.results(context, name)}
+
+
+def _ranges(context: Context, name: str) -> Ranges:
+    return Ranges(**recorded(certify_stage.result(context, name)))
 
 
 def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:

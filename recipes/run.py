@@ -19,7 +19,7 @@ from recipes.rundir import STATE, RunDirectory, Step, library_versions
 if TYPE_CHECKING:
     from recipes.context import Context
 
-STAGES = ("data", "teacher", "calibrate", "search", "distill", "verify", "export", "report")
+STAGES = ("data", "teacher", "calibrate", "search", "distill", "certify", "verify", "export", "report")
 """In the order in which they run."""
 
 LOCK = ".lock"
@@ -163,7 +163,18 @@ def _default_out(recipe_path: Path, text: str) -> Path:
 
 def _steps(stage: str, context: Context) -> Iterable[list[Step]]:
     """The steps of a stage, in groups: a later group is asked for when the one before is finished."""
-    from recipes.stages import calibrate, data, distill, emulate, export, report, search, teacher, verify
+    from recipes.stages import (
+        calibrate,
+        certify,
+        data,
+        distill,
+        emulate,
+        export,
+        report,
+        search,
+        teacher,
+        verify,
+    )
 
     makers: dict[str, tuple[Callable[[Context], list[Step]], ...]] = {
         "data": (data.steps,),
@@ -171,6 +182,7 @@ def _steps(stage: str, context: Context) -> Iterable[list[Step]]:
         "calibrate": (calibrate.steps,),
         "search": (search.steps,),
         "distill": (distill.steps,),
+        "certify": (certify.steps,),
         "verify": (verify.choice_steps, verify.steps, emulate.steps),
         "export": (export.steps,),
         "report": (report.steps,),

@@ -181,6 +181,17 @@ class Secure(Strict):
     )
     sequence_length: int = Field(default=128, ge=2, description="tokens a query is padded or cut to")
     batch: int = Field(default=1, ge=1, description="examples in one query")
+    range_samples: int = Field(
+        default=256,
+        ge=8,
+        description="training texts on which every trained model's values are looked at: its certificate, and the ranges of its program",
+    )
+    range_margin_bits: float = Field(
+        default=2.0,
+        ge=1.0,
+        le=16.0,
+        description="how many times values may double beyond any met there before they leave fixed point",
+    )
 
     @field_validator("protocol")
     @classmethod

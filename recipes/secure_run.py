@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import secure_eval
     from distill import Tokens
+    from recipes.certification import Certified
 
 
 def secure_run(
@@ -31,36 +32,29 @@ def secure_run(
     timeout: float,
     folder: Path,
     progress: Callback,
-    predicted: dict[str, Any] | None = None,
+    certified: Certified,
 ) -> dict[str, Any]:
     """Answer the first `samples` items of `tokens` under MPC, `secure.batch` to a query, each padded to its
     length.
 
     folder: answers are kept there query by query, so that a killed run goes on after the last one.
 
-    predicted: figures of `predicted_figures` for this model and these shapes, if they are known already.
+    certified: the model's program, and whether training texts fit it. What does not fit is run all the same, and
+    secure.checked says that it was not checked: whoever calls decides.
 
     Returns JSON-like {"samples", "predicted", "measured", "equal", "secure": {…}}, as in a record. `equal`
     says whether bytes and rounds of every phase and every query are those predicted.
     """
     import torch
 
-    import cost_models
     import distill
-    import secure_eval
 
     queries = Queries(tokens, samples, secure)
     plain = torch.cat([_plain(model, inputs)[:size] for inputs, size in queries])
     log = folder / "queries.jsonl"
     done = read_log(log)
-    if predicted is None or len(done) < len(queries):
-        progress(0, len(queries), "capturing the model")
-        program = secure_eval.capture(model, queries.inputs[0])
-        if predicted is None:
-            predicted = predicted_figures(
-                cost_models.predict(program, queries.inputs[0], protocol=secure.protocol), secure
-            )
-        done = answer(program, queries, log, parties=parties, timeout=timeout, progress=progress)
+    predicted = predicted_figures(certified.cost(secure.protocol), secure)
+    done = answer(certified, queries, log, parties=parties, timeout=timeout, progress=progress)
     answers = torch.tensor([row for entry in done for row in entry["logits"]])
     labels = distill.labels_of(tokens)[: queries.count]
     counted = [counts_of(entry) for entry in done]
@@ -118,7 +112,7 @@ class Queries:
 
 
 def answer(
-    program: secure_eval.Program,
+    certified: Certified,
     queries: Queries,
     log: Path,
     *,
@@ -145,7 +139,14 @@ def answer(
     progress(len(done), len(queries), f"setting up {protocol}{where}")
     with (
         secure_eval.compile(
-            program, queries.inputs[0], protocol=protocol, parties=parties, network=network, timeout=timeout
+            certified.program,
+            queries.inputs[0],
+            protocol=protocol,
+            parties=parties,
+            network=network,
+            timeout=timeout,
+            certificate=certified.certificate,
+            check=certified.fits,
         ) as engine,
         open(log, "a", encoding="utf-8") as file,
     ):
@@ -154,7 +155,7 @@ def answer(
         for index in range(len(done), len(queries)):
             logits = engine(**queries.inputs[index]).logits.detach().float().cpu()
             measurement = engine.measurement
-            entry = {name: measured_phase(getattr(measurement, name)) for name in PHASES}
+            entry: dict[str, Any] = {name: measured_phase(getattr(measurement, name)) for name in PHASES}
             entry["by_role"] = measurement.communication()
             entry["checked"] = measurement.checked
             entry["logits"] = logits[: queries.sizes[index]].tolist()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import run as runner
+from recipes.certification import certify, recorded, refusal
 from recipes.checkpoints import is_local, locate_checkpoint
 from recipes.context import Context, class_names
 from recipes.costs import counts_of
@@ -32,12 +33,13 @@ def verify(
     emulated_samples: int | None,
     reporter: Reporter,
     timeout: float | None = None,
+    unchecked: bool = False,
 ) -> dict[str, Any]:
     """In the words of `sordino verify --json`. What is None comes from the recipe, and the recipe from beside
     the model. emulate: network profiles over which queries are timed as well; the recipe's own list is not
-    taken.
+    taken. unchecked: run a model whose values do not fit fixed point on training texts.
 
-    Raises RecipeError for a model or recipe that isn't there and names that are unknown.
+    Raises RecipeError for a model or recipe that isn't there, names that are unknown, and a model that does not fit.
     """
     import distill
     from distill.data import align
@@ -78,6 +80,13 @@ def verify(
     emulated = emulated_samples if emulated_samples is not None else given.verify.emulated_samples
     if networks and emulated > len(tokens):
         raise RecipeError(f"--emulated-samples {emulated}: the test split has only {len(tokens)} examples")
+    training = distill.tokenize(splits.train, tokenizer, given.secure.sequence_length)
+    with reporter.step("certify") as progress:
+        certified = certify(loaded, training, given.secure, progress)
+    if not certified.fits and not unchecked:
+        raise RecipeError(
+            f"model {model!r}: {refusal(certified.violations)}. `--unchecked` runs it all the same, and says so"
+        )
     chosen = parties or given.verify.parties
     bound = timeout if timeout is not None else given.verify.timeout_s
     with tempfile.TemporaryDirectory() as folder, reporter.step(f"verify {model}") as progress:
@@ -91,12 +100,12 @@ def verify(
             timeout=bound,
             folder=Path(folder),
             progress=progress,
+            certified=certified,
         )
     timed = {}
     for network in networks:
         with tempfile.TemporaryDirectory() as folder, reporter.step(f"emulate {network}") as progress:
             timed[network] = emulated_run(
-                loaded,
                 tokens,
                 network=network,
                 secure=given.secure,
@@ -105,6 +114,7 @@ def verify(
                 timeout=bound,
                 log=Path(folder) / "queries.jsonl",
                 progress=progress,
+                certified=certified,
             )
     secure = found["secure"]
     return {
@@ -117,6 +127,7 @@ def verify(
         "max_logit_error": secure["max_logit_error"],
         "agreement": secure["agreement"],
         "checked": secure["checked"],
+        "ranges": recorded(certified.to_dict()),
         "accuracy": {"plaintext": secure["plaintext"], "secure": secure["accuracy"]},
     }
 

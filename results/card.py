@@ -54,5 +54,7 @@ def model_card(record: Record) -> str:
         "batch": record.secure.get("batch"),
         "protocol": record.secure.get("protocol"),
         "visible": visible_lines(record),
+        "ranges": "" if chosen.ranges is None else chosen.ranges.summary,
+        "tightest": markdown_table(*wording.tightest(chosen)) if chosen.ranges and chosen.ranges.fits else "",
     }
     return render_template("card.md.j2", values)

@@ -127,6 +127,30 @@ class Secure(Strict):
     checked: str = "not recorded"
 
 
+class Ranges(Strict):
+    """What a model's values were on training texts, and whether fixed point holds them with the margin.
+
+    violations: every value that does not fit, in words; then nothing was certified. entries: rows of `columns`, a quantity of a
+    site's operations each: between what it lay, between what it may lie, and how many times it could double (or halve) before it
+    is beyond that.
+    """
+
+    fits: bool
+    summary: str = ""
+    inputs: int = 0
+    margin_bits: float = 0.0
+    spare_bits: float | None = None
+    columns: list[str] = Field(default_factory=list)
+    entries: list[list[Any]] = Field(default_factory=list)
+    violations: list[str] = Field(default_factory=list)
+
+    def tightest(self, count: int) -> list[dict[str, Any]]:
+        """Entries by column, those with the fewest bits to spare first."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.entries]
+        limited = [row for row in rows if row["spare_bits"] is not None]
+        return sorted(limited, key=lambda row: (row["spare_bits"], row["site"]))[:count]
+
+
 class Score(Strict):
     """One metric on two splits. `validation` chooses; `test` is looked at once, after the choice."""
 
@@ -166,6 +190,7 @@ class Candidate(Strict):
     equal: bool | None = None
     emulated: dict[str, Emulated] = Field(default_factory=dict)
     secure: Secure | None = None
+    ranges: Ranges | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     training: list[TrainingPoint] = Field(default_factory=list)
     train_seconds: float | None = None

@@ -205,6 +205,10 @@ def _context(record: Record) -> dict[str, Any]:
         "grids": [(model.title, *wording.grid(record, model.architecture)) for model in reversed(shown)],
         "visible": visible_lines(record),
         "environment": _environment(record),
+        "ranges_note": wording.RANGES_NOTE,
+        "ranges_table": wording.ranges(record),
+        "tightest_title": models[-1].title,
+        "tightest_table": wording.tightest(models[-1]),
         "versions": sorted(record.versions.items()),
         "auto_class": AUTO_CLASSES.get(str(record.task.get("kind")), "AutoModel"),
     }

@@ -274,3 +274,45 @@ def device_profile(source: Mapping[str, str]) -> str:
         return ""
     told = f"{source['name']}, measured {source['date'] or 'at an unknown date'}"
     return told + (f" on {source['hardware']}" if source["hardware"] else "")
+
+
+RANGES_NOTE = (
+    "What values were on training texts, and how many times they could double (or halve) before fixed point or a function is no longer "
+    "right for them. A query far from those texts can leave these ranges."
+)
+TIGHTEST = 8
+
+
+def ranges(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Whether each model's values fit fixed point on training texts: header, and a row a model."""
+    header = ["model", "training texts", "margin", "fits", "bits to spare, at the least", "tightest"]
+    rows = []
+    for model in record.models():
+        found = model.ranges
+        if found is None:
+            continue
+        if not found.fits:
+            worst = found.violations[0] if found.violations else ABSENT
+            rows.append([model.title, ABSENT, ABSENT, "no", ABSENT, worst])
+            continue
+        first = found.tightest(1)
+        place = (
+            f"{first[0]['quantity']} of {first[0]['op']} in {first[0]['site'] or 'the model'}"
+            if first
+            else ABSENT
+        )
+        spare = ABSENT if found.spare_bits is None else f"{found.spare_bits:.1f}"
+        rows.append([model.title, count(found.inputs), f"{found.margin_bits:g} bits", "yes", spare, place])
+    return header, rows
+
+
+def tightest(model: Candidate) -> tuple[list[str], list[list[str]]]:
+    """A model's values that are nearest to their limits."""
+    header = ["where", "operation", "what", "smallest", "largest", "allowed", "bits to spare"]
+    rows = []
+    for row in model.ranges.tightest(TIGHTEST) if model.ranges else []:
+        low, high = (ABSENT if row[name] is None else f"{row[name]:.4g}" for name in ("low", "high"))
+        smallest = ABSENT if row["smallest"] is None else f"{row['smallest']:.4g}"
+        place = [row["site"] or "the model", row["op"], row["quantity"], smallest, f"{row['largest']:.4g}"]
+        rows.append([*place, f"{low} to {high}", f"{row['spare_bits']:.1f}"])
+    return header, rows

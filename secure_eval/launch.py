@@ -110,7 +110,7 @@ class Threads(Launcher):
                     raise
 
         futures = {name: self._pool.submit(guarded, call) for name, call in calls.items()}
-        looks = {name: lambda name=name: self._look(name) for name in calls}  # type: ignore[misc]
+        looks = {name: lambda name=name: self._look(name) for name in calls}
         try:
             wait_for(futures, looks, phase, self._timeout)
         finally:

@@ -143,7 +143,7 @@ class Processes(Launcher):
                 return call()
 
         futures = {name: self._pool.submit(inferring, call) for name, call in calls.items()}
-        looks = {name: lambda name=name: self._look(name) for name in calls}  # type: ignore[misc]
+        looks = {name: lambda name=name: self._look(name) for name in calls}
         try:
             wait_for(futures, looks, phase, self._timeout)
             closed, error = self._closed, root_cause(futures)

@@ -155,6 +155,7 @@ def tidy(context: Context) -> None:
     shutil.rmtree(context.run / CACHE, ignore_errors=True)
     present = {"teacher", *(student.id for student in students(context))}
     folders = [*(context.run / "distill").glob("*/"), *(context.run / EMULATED).glob("*/*/")]
+    folders += (context.run / "certify").glob("*/")
     folders += [folder for folder in (context.run / "verify").glob("*/") if folder != context.run / EMULATED]
     for folder in folders:
         if folder.name not in present:

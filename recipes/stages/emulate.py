@@ -15,8 +15,9 @@ from recipes.files import digest, read_json, write_json
 from recipes.progress import Callback
 from recipes.rundir import Step
 from recipes.schema import section
+from recipes.stages import certify as certify_stage
 from recipes.stages.distill import EMULATED
-from recipes.stages.verify import model_of, verified
+from recipes.stages.verify import verified
 
 
 def steps(context: Context) -> list[Step]:
@@ -53,11 +54,12 @@ def _step(context: Context, identifier: str, network: str) -> Step:
     title = TITLES.get(identifier, f"student {identifier[:6]}")
 
     def work(progress: Callback) -> None:
+        from recipes.certification import certified
         from recipes.emulated_run import emulated_run
 
+        tokens = context.tokens("test")
         found = emulated_run(
-            model_of(context, identifier),
-            context.tokens("test"),
+            tokens,
             network=network,
             secure=recipe.secure,
             samples=recipe.verify.emulated_samples,
@@ -65,6 +67,12 @@ def _step(context: Context, identifier: str, network: str) -> Step:
             timeout=recipe.verify.timeout_s,
             log=context.run / folder / "queries.jsonl",
             progress=progress,
+            certified=certified(
+                context.trained(identifier),
+                tokens,
+                recipe.secure,
+                certify_stage.result(context, identifier),
+            ),
         )
         write_json(context.run / folder / "result.json", found)
 
@@ -79,7 +87,12 @@ def _step(context: Context, identifier: str, network: str) -> Step:
             "samples": recipe.verify.emulated_samples,
             "parties": recipe.verify.parties,
         },
-        needs=("data", "teacher", *(() if identifier == "teacher" else (f"distill/{identifier}",))),
+        needs=(
+            "data",
+            "teacher",
+            *(() if identifier == "teacher" else (f"distill/{identifier}",)),
+            certify_stage.step_name(identifier),
+        ),
         folder=folder,
         outputs=(f"{folder}/result.json",),
         work=work,

@@ -9,7 +9,7 @@ from recipes.progress import Callback
 from recipes.rundir import Step
 from recipes.schema import dump
 
-STAGES = ("data", "teacher", "calibrate", "search", "distill", "verify", "export")
+STAGES = ("data", "teacher", "calibrate", "search", "distill", "certify", "verify", "export")
 
 
 def steps(context: Context) -> list[Step]:

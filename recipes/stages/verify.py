@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from recipes.certification import certified as certified_again
+from recipes.certification import refusal
 from recipes.context import TITLES, Context
 from recipes.costs import predicted_figures, profiles
 from recipes.errors import RecipeError
@@ -20,13 +22,11 @@ from recipes.progress import Callback
 from recipes.rundir import Step
 from recipes.schema import section
 from recipes.secure_run import read_log, secure_run
+from recipes.stages import certify as certify_stage
 from recipes.stages import distill as distill_stage
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
-
-    from cost_models import Cost
 
 
 def choice_steps(context: Context) -> list[Step]:
@@ -48,7 +48,13 @@ def choice_steps(context: Context) -> list[Step]:
                 "level": context.recipe.verify.level,
                 "seed": context.recipe.seed,
             },
-            needs=("data", "teacher", "search", *(f"distill/{student.id}" for student in trained)),
+            needs=(
+                "data",
+                "teacher",
+                "search",
+                *(f"distill/{student.id}" for student in trained),
+                *(step.name for step in certify_stage.steps(context)),
+            ),
             folder=None,
             outputs=("verify/choice.json",),
             work=work,
@@ -78,21 +84,27 @@ def choose(context: Context, progress: Callback) -> dict[str, Any]:
 
     Raises RecipeError if no student is within the limits, with each one's figures.
     """
+    from cost_models import Cost
+
     trained = distill_stage.results(context)
     names = ["teacher", *trained]
-    predicted = {}
-    for done, name in enumerate(names):
-        progress(done, len(names), f"predicting {name}")
-        predicted[name] = predicted_figures(cost_of(context, name), context.recipe.secure)
-    progress(len(names), len(names), "predicted")
+    certified = {name: certify_stage.result(context, name) for name in names}
+    predicted = {
+        name: predicted_figures(Cost.from_dict(found["cost"]), context.recipe.secure)
+        for name, found in certified.items()
+    }
     own = [name for name in trained if name not in distill_stage.baselines(context)]
     network = context.recipe.secure.network
     bounds = bounds_of(context, predicted)
-    within = {name: not exceeded(predicted[name], bounds, network) for name in names}
-    allowed = [name for name in own if within[name]]
+    faults = {name: exceeded(predicted[name], bounds, network) for name in names}
+    within = {name: not found for name, found in faults.items()}
+    for name in own:  # what fixed point cannot hold is no candidate, whatever it scores
+        if not certified[name]["fits"]:
+            faults[name].append(refusal(certified[name]["violations"]))
+    allowed = [name for name in own if not faults[name]]
     if not allowed:
-        lines = [f"{name}: {'; '.join(exceeded(predicted[name], bounds, network))}" for name in own]
-        raise RecipeError("no distilled student is within search.limits:", lines)
+        lines = [f"{name}: {'; '.join(faults[name])}" for name in own]
+        raise RecipeError("no distilled student fits fixed point and is within search.limits:", lines)
     seconds = {name: predicted[name]["seconds"][network]["total"] for name in allowed}
     tests = compared(context, allowed, progress)
     ranking = ranked(tests, seconds)
@@ -100,6 +112,7 @@ def choose(context: Context, progress: Callback) -> dict[str, Any]:
     return {
         "predicted": predicted,
         "within": within,
+        "fits": {name: found["fits"] for name, found in certified.items()},
         "tests": tests,
         "ranking": ranking,
         "chosen": chosen,
@@ -128,7 +141,7 @@ def compared(context: Context, names: Sequence[str], progress: Callback) -> dict
     found = {}
     for done, name in enumerate(names):
         progress(done, len(names), f"comparing {name} with the teacher")
-        logits = distill.evaluate(model_of(context, name), tokens)
+        logits = distill.evaluate(context.trained(name), tokens)
         if kind == "classification":
             pair = Comparison.of(right(reference, labels), right(logits, labels))
             test = pair.to_dict(each)
@@ -183,14 +196,6 @@ def reason_for(tests: Mapping[str, Mapping[str, Any]], chosen: str, students: in
     )
 
 
-def cost_of(context: Context, identifier: str) -> Cost:
-    """Predicted cost of a trained model, taken from the search where that has predicted it whole."""
-    point = next((c for c in context.front.evaluated if c.id == identifier), None)
-    if point is not None and point.whole is not None:
-        return point.whole
-    return context.predict(model_of(context, identifier))
-
-
 def bounds_of(context: Context, predicted: dict[str, Any]) -> dict[str, float]:
     """The recipe's limits as numbers: "latency_s", "bytes", "rounds"; a baseline stands for its own predicted
     counts."""
@@ -217,15 +222,6 @@ def exceeded(figures: dict[str, Any], bounds: dict[str, float], network: str) ->
     ]
 
 
-def model_of(context: Context, identifier: str) -> PreTrainedModel:
-    """A trained model by its id."""
-    if identifier == "teacher":
-        return context.teacher
-    import distill
-
-    return distill.restore(context.run / f"distill/{identifier}/model")
-
-
 def _step(context: Context, identifier: str) -> Step:
     recipe = context.recipe
     folder = f"verify/{identifier}"
@@ -236,7 +232,7 @@ def _step(context: Context, identifier: str) -> Step:
 
         import distill
 
-        model, tokens, kind = model_of(context, identifier), context.tokens("test"), context.splits.kind
+        model, tokens, kind = context.trained(identifier), context.tokens("test"), context.splits.kind
         labels = distill.labels_of(tokens)
         logits = distill.evaluate(model, tokens, progress=progress)
         found: dict[str, Any] = {"test": distill.score(logits, labels, kind)}
@@ -252,7 +248,9 @@ def _step(context: Context, identifier: str) -> Step:
             timeout=recipe.verify.timeout_s,
             folder=context.run / folder,
             progress=progress,
-            predicted=read_json(context.run / "verify/choice.json")["predicted"][identifier],
+            certified=certified_again(
+                model, tokens, recipe.secure, certify_stage.result(context, identifier)
+            ),
         )
         if kind == "classification":
             answers = torch.tensor(
@@ -277,7 +275,12 @@ def _step(context: Context, identifier: str) -> Step:
             "samples": recipe.verify.samples,
             "parties": recipe.verify.parties,
         },
-        needs=("data", "teacher", *(() if identifier == "teacher" else (f"distill/{identifier}",))),
+        needs=(
+            "data",
+            "teacher",
+            *(() if identifier == "teacher" else (f"distill/{identifier}",)),
+            certify_stage.step_name(identifier),
+        ),
         folder=folder,
         outputs=(f"{folder}/result.json",),
         work=work,
