@@ -613,6 +613,21 @@ def test_norms_with_weights_as_large_as_is_stated(protocol: type[Protocol]) -> N
     assert float(((result - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max()) < BOUND
 
 
+def test_truncations_of_one_opening_by_different_shifts(protocol: type[Protocol]) -> None:
+    """What compares nothing is read from an opening that is there: 8 bytes an element with two parties and a dealer."""
+    x = torch.randint(-(2**61), 2**61, (500,), generator=torch.Generator().manual_seed(5))
+
+    async def function(p: Protocol, v: Secret) -> list[Secret]:
+        opened = [await p.open_masked(v, shift=shift, degree=2) for shift in (20, 33, 7)]
+        return [await o.truncated() for o in opened]
+
+    result = evaluate(protocol, function, x, fraction_bits=40)
+    for shift, value in zip((20, 33, 7), result.value, strict=True):
+        assert int((value - (x >> shift)).abs().max()) <= 1
+    if protocol.name == "dealer2pc":
+        assert result.rounds == 1 and result.bytes <= 8 * x.numel() + 64
+
+
 def test_both_is_the_product_of_two_bits(protocol: type[Protocol]) -> None:
     x = torch.tensor([[-1, 1, -1, 1], [-1, -1, 1, 1], [1, 1, -1, -1]])
 
