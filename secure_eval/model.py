@@ -27,7 +27,9 @@ from secure_eval.ranges import (
     Report,
     calibrate,
     choose_fraction_bits,
+    is_guarded,
     narrow_ranges,
+    with_guard,
 )
 from secure_eval.ranges import check as check_ranges
 from secure_eval.ranges.calibration import Batch
@@ -81,6 +83,9 @@ class SecureModel:
         self.program, self.protocol, self.fraction_bits = program, protocol, fraction_bits
         self._start, self._plan = start, plan
         self.ranges: Report | None = None
+        self.within_ranges: bool | None = None
+        """Of the last query, with a guard: whether every guarded argument was inside its range."""
+        self._guard = False
         self.restarts = 0
         self._turn = threading.Lock()
         self._closing = threading.Lock()
@@ -137,10 +142,17 @@ class SecureModel:
             if not self._ready:
                 self._offline(launcher)
             self._ready -= 1
+            self.within_ranges = None
             with self._ending_with(launcher):
                 outputs = launcher.online(prepared)
             self.measurement = launcher.measurement(self.program)
-        return self.program.restore(outputs) if self.program.restore else outputs
+            if is_guarded(self.program):
+                self.within_ranges = not bool(outputs[-1])
+            elif self._guard:
+                self.within_ranges = True  # every range is proven
+        if self.program.restore:
+            return self.program.restore(outputs)
+        return outputs[:-1] if is_guarded(self.program) else outputs
 
     def _running(self) -> Launcher:
         """The roles: new ones where a query failed before. Raises ModelClosed."""
@@ -230,6 +242,7 @@ def compile(
     certificate: Certificate | None = None,
     check: bool = True,
     timeout: float = TIMEOUT_S,
+    guard: bool = False,
 ) -> SecureModel:
     """Captures a model, starts the roles of a protocol and shares the weights.
 
@@ -251,6 +264,8 @@ def compile(
             pass or two. Where it is not done, every measurement says so.
         timeout: seconds without progress of a role after which a query, or set-up, is given up with a NoProgress that names the role and
             the phase. A role that computes makes progress, however long it takes.
+        guard: give the client one more bit of each query, SecureModel.within_ranges: whether arguments kept inside the ranges of the
+            operations that have one (see ranges.with_guard, which says of what). It costs a comparison of each such argument.
 
     Raises:
         UnsupportedOperations, UnknownProtocol, RangeError (lists every value that does not fit), NoProgress, ValueError (also where weights
@@ -293,6 +308,8 @@ def compile(
         checked.append("example")
     if not checked:
         checked.append(NO_EXAMPLE if check else UNCHECKED)
+    if guard:
+        program = with_guard(program)
     plan = Plan(program, cls, fraction_bits)
     bits = fraction_bits
 
@@ -302,7 +319,7 @@ def compile(
         return Processes(cls, bits, network=network, timeout=seconds)
 
     secure = SecureModel(program, cls, start, plan, bits, " and ".join(checked))
-    secure.ranges = report
+    secure.ranges, secure._guard = report, guard
     return secure
 
 

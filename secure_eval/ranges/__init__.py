@@ -10,6 +10,7 @@ narrow_ranges(program, observed)                     reciprocals and inverse roo
 from secure_eval.ranges.calibration import Extent, Observed, Ranges, calibrate
 from secure_eval.ranges.certificate import Certificate, Entry, certify
 from secure_eval.ranges.checking import RangeError, Report, Violation, check, choose_fraction_bits
+from secure_eval.ranges.guard import is_guarded, with_guard
 from secure_eval.ranges.narrowing import narrow_ranges
 from secure_eval.ranges.stated import STATED, Stated
 
@@ -28,5 +29,7 @@ __all__ = [
     "certify",
     "check",
     "choose_fraction_bits",
+    "is_guarded",
     "narrow_ranges",
+    "with_guard",
 ]

@@ -19,6 +19,7 @@ import secure_eval
 from secure_eval import protocols, ring
 from secure_eval.functions.clamp import clamp
 from secure_eval.functions.elu import elu
+from secure_eval.functions.elu import table as elu_table
 from secure_eval.functions.erf import erf
 from secure_eval.functions.exponential import ExpRange, exp, exp_nonpositive
 from secure_eval.functions.gelu import gelu
@@ -258,6 +259,9 @@ def test_signed_reciprocal(protocol: type[Protocol], bits: int) -> None:
     [
         lambda: Octaves(0.0, 1.0),
         lambda: Octaves(2.0, 1.0),
+        lambda: Range(-1.0, 2.0**-13, 2.0**14),
+        lambda: Range(-0.5, 2.0**-21, 2.0**20),
+        lambda: elu_table(5000.0),
         lambda: ExpRange(0.0, 30.0),
         lambda: ExpRange(1.0, 0.0),
         lambda: evaluate(
@@ -310,6 +314,19 @@ def test_rsqrt(protocol: type[Protocol], bits: int) -> None:
         2.0**-8, 2.0**14
     )
     assert compare(protocol, rsqrt, octaves, torch.rsqrt, bits, relative=True) < BOUND
+
+
+@pytest.mark.parametrize(("exponent", "low", "high"), [(-0.5, -20, 0), (-0.5, -20, 20), (-1.0, -12, 14)])
+def test_few_units_in_the_last_place_are_right(
+    protocol: type[Protocol], exponent: float, low: int, high: int
+) -> None:
+    """An argument of one unit is no less exact than a large one: errors are against what the ring holds."""
+    x = torch.arange(1, 40, dtype=torch.float64) * 2.0**low
+    r = Range(exponent, 2.0**low, 2.0**high)
+    error = compare(
+        protocol, lambda p, v: normalised_power(p, v, r), x, lambda v: v**exponent, -low, relative=True
+    )
+    assert error < BOUND
 
 
 @pytest.mark.parametrize(
@@ -594,6 +611,35 @@ def test_norms_with_weights_as_large_as_is_stated(protocol: type[Protocol]) -> N
     held = ring.decode(ring.encode(weight, 16), 16)
     wanted = F.rms_norm(ring.decode(encoded, 32), (n,), eps=eps) * held
     assert float(((result - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max()) < BOUND
+
+
+def test_truncations_of_one_opening_by_different_shifts(protocol: type[Protocol]) -> None:
+    """What compares nothing is read from an opening that is there: 8 bytes an element with two parties and a dealer."""
+    x = torch.randint(-(2**61), 2**61, (500,), generator=torch.Generator().manual_seed(5))
+
+    async def function(p: Protocol, v: Secret) -> list[Secret]:
+        opened = [await p.open_masked(v, shift=shift, degree=2) for shift in (20, 33, 7)]
+        return [await o.truncated() for o in opened]
+
+    result = evaluate(protocol, function, x, fraction_bits=40)
+    for shift, value in zip((20, 33, 7), result.value, strict=True):
+        assert int((value - (x >> shift)).abs().max()) <= 1
+    if protocol.name == "dealer2pc":
+        assert result.rounds == 1 and result.bytes <= 8 * x.numel() + 64
+
+
+def test_both_is_the_product_of_two_bits(protocol: type[Protocol]) -> None:
+    x = torch.tensor([[-1, 1, -1, 1], [-1, -1, 1, 1], [1, 1, -1, -1]])
+
+    async def function(p: Protocol, v: Secret) -> Secret:
+        bits = await p.less_than(v, [0.0])
+        return await p.both(bits.map(lambda s: s[0]), bits.map(lambda s: s[0, 0]))
+
+    bits = (x < 0).long()
+    result = evaluate(protocol, function, x, fraction_bits=0)
+    assert torch.equal(result.value, bits * bits[0])
+    if protocol.name == "dealer2pc":
+        assert result.rounds == evaluate(protocol, lambda p, v: p.less_than(v, [0.0]), x).rounds + 1
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.0, 1.0), (2.0**-40, 2.0**60)])
