@@ -111,8 +111,8 @@ class Intervals:
         stored = self.constants.get(node.name)
         if stored is not None and stored.numel() == 1 and not stored.is_meta:
             return float(stored), float(stored)
-        if node.dtype == torch.bool:
-            return 0.0, 1.0
+        if node.dtype == torch.bool and (node.level != "secret" or node.op not in _RULES):
+            return 0.0, 1.0  # what is made of bits on the way to one, such as 2 a b, may be more
         if node.level != "secret":
             return self.look(node.args[0]) if node.op in _UNCHANGED else ANY
         rule = _RULES.get(node.op)

@@ -47,21 +47,21 @@ async def times_clear(
         return p.scale(x, ring.encode(factor, bits), bits)
     mantissa, exponent = frexp(abs(factor))
     if mantissa == 0.5:
-        x = await fitted(p, x, most + exponent - 1)
+        if x.fraction_bits > most + exponent - 1:
+            x = await p.rescale(x, max(p.fraction_bits, most + exponent - 1))
         moved = Secret(x.shares, x.fraction_bits - (exponent - 1))
         return moved if factor > 0 else p.scale(moved, -1)
     if factor == int(factor) and abs(factor) < 2**10:
-        return p.scale(await fitted(p, x, most), int(factor))
-    bits = _constant_bits(abs(factor), most - x.fraction_bits)
-    if x.fraction_bits > most or abs(factor) * 2**bits < 2**9:
-        x = await p.rescale(x)
-        bits = _constant_bits(abs(factor), most - x.fraction_bits)
-    return p.scale(x, round(factor * 2**bits), bits)
-
-
-def _constant_bits(magnitude: float, left: int) -> int:
-    """Fraction bits for a public factor: 16 significant ones, fewer where there is room for fewer."""
-    return max(0, min(_SIGNIFICANT_BITS - int(log2(magnitude)), left))
+        x = x if x.fraction_bits <= most else await p.rescale(x, most)
+        return p.scale(x, int(factor))
+    wanted = _SIGNIFICANT_BITS - int(
+        log2(abs(factor))
+    )  # fraction bits of the factor; for a large one fewer than none
+    bits = min(wanted, most - x.fraction_bits)
+    if abs(factor) * 2.0**bits < 2**9:
+        x = await p.rescale(x, min(x.fraction_bits, max(p.fraction_bits, most - wanted)))
+        bits = min(wanted, most - x.fraction_bits)
+    return p.scale(x, round(factor * 2.0**bits), bits)
 
 
 async def holding(p: Protocol, x: Secret, value: Any, node: Node | None = None) -> Secret:
