@@ -58,9 +58,6 @@ def render_html(record: Record) -> str:
         count=wording.count,
         seconds=wording.seconds,
         layers_title=record.headline()[-1].title,
-        choice_table=_choice_table(record),
-        left_out=_left_out(record),
-        unscored=bool(record.front) and not any(point.fixed_point for point in record.front),
         colours=_colours(record),
     )
     environment = jinja2.Environment(
@@ -207,6 +204,9 @@ def _context(record: Record) -> dict[str, Any]:
         "environment": _environment(record),
         "versions": sorted(record.versions.items()),
         "auto_class": AUTO_CLASSES.get(str(record.task.get("kind")), "AutoModel"),
+        "choice_table": _choice_table(record),
+        "left_out": _left_out(record),
+        "unscored": bool(record.front) and not any(point.fixed_point for point in record.front),
     }
 
 
