@@ -58,9 +58,6 @@ def render_html(record: Record) -> str:
         count=wording.count,
         seconds=wording.seconds,
         layers_title=record.headline()[-1].title,
-        choice_table=_choice_table(record),
-        left_out=_left_out(record),
-        unscored=bool(record.front) and not any(point.fixed_point for point in record.front),
         colours=_colours(record),
     )
     environment = jinja2.Environment(
@@ -211,6 +208,9 @@ def _context(record: Record) -> dict[str, Any]:
         "tightest_table": wording.tightest(models[-1]),
         "versions": sorted(record.versions.items()),
         "auto_class": AUTO_CLASSES.get(str(record.task.get("kind")), "AutoModel"),
+        "choice_table": _choice_table(record),
+        "left_out": _left_out(record),
+        "unscored": bool(record.front) and not any(point.fixed_point for point in record.front),
     }
 
 

@@ -88,7 +88,16 @@ def test_another_limit_is_another_store(teacher: PreTrainedModel, tokens: Tokens
     first = TeacherCache.build(teacher, tokens, tmp_path)
     again = TeacherCache.build(teacher, tokens, tmp_path, progress=lambda *_: pytest.fail("computed again"))
     assert again.stored == first.stored
-    assert TeacherCache.build(teacher, tokens, tmp_path, max_bytes=100).bytes <= 100
+    length = max(tokens.lengths)
+    expected = first.targets([0, 5], length)
+    less = TeacherCache.build(teacher, tokens, tmp_path, max_bytes=first.bytes // 4)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.f16")) == less.bytes <= first.bytes // 4
+    TeacherCache.build(teacher, tokens, tmp_path, max_bytes=0)
+    whole = TeacherCache.build(teacher, tokens, tmp_path).targets([0, 5], length)
+    for ours, theirs in zip(
+        [*whole.hidden, *whole.scores], [*expected.hidden, *expected.scores], strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_pass_of_the_teacher_is_bounded_too(

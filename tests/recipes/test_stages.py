@@ -264,6 +264,7 @@ PUBLISHED = {
     "batch_size": 32,
     "hidden_weight": 1.0,
     "scores_weight": 1.0,
+    "range_penalty": 0.0,
     "freeze_embeddings": False,
     "dropout": True,
     "precision": "float32",
