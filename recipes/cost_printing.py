@@ -42,6 +42,8 @@ def cost(found: Mapping[str, Any]) -> None:
         f"A party keeps {wording.size(found['memory']['model_bytes'])} of the model, and "
         f"{wording.size(found['memory']['stored_bytes'])} for each query that is prepared ahead"
     )
+    for line in found.get("public", ()):
+        typer.echo(line)
 
 
 def generation(found: Mapping[str, Any]) -> None:

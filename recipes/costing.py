@@ -118,6 +118,7 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
     """
     import cost_models
     from cost_models.generation import check_generation
+    from secure_eval.disclosure import public_lines
 
     shaped = models.shaped(subject.model, setting.batch, setting.sequence_length)
     if setting.new_tokens:
@@ -164,6 +165,7 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
         },
         "by_site": parts("site", cost.by_site),
         "by_operation": parts("operation", cost.by_operation),
+        "public": public_lines(shaped.program),
     }
     if setting.prices is not None:
         found["money"] = cost_models.money(

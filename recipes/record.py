@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from recipes.certification import recorded
@@ -72,7 +73,7 @@ def build(context: Context, export: dict[str, Any] | None = None) -> Record:
             "parties": recipe.verify.parties,
         },
         limits={key: value for key, value in recipe.search.limits.model_dump().items() if value is not None},
-        disclosure=disclosure(recipe.secure.protocol),
+        disclosure=disclosure(recipe.secure.protocol, _public(context, choice)),
         teacher=_teacher(context, choice),
         baselines={s.id: s for s in students if s.id in baselines},
         front=[point for point in points if point.on_front],
@@ -127,13 +128,20 @@ def unequal(context: Context) -> list[str]:
     return [name for name, result in found.items() if not result["equal"]]
 
 
-def disclosure(protocol: str) -> list[str]:
-    """What the protocol says of its adversary and of what is visible."""
+def _public(context: Context, choice: dict[str, Any]) -> list[str]:
+    """What all parties saw of the chosen model's numbers when it ran under MPC."""
+    if choice["chosen"] not in verify_stage.verified(context):
+        return []
+    return read_json(context.run / f"verify/{choice['chosen']}/result.json")["measured"].get("public") or []
+
+
+def disclosure(protocol: str, public: Sequence[str] = ()) -> list[str]:
+    """What the protocol says of its adversary and of what is visible, and what is public of the model."""
     from secure_eval import protocols
 
     described = protocols.get(protocol)
     visible = [f"Visible {line}" if line.startswith("to ") else line for line in described.disclosure]
-    return [f"Adversary: {described.adversary}", *visible]
+    return [f"Adversary: {described.adversary}", *visible, *public]
 
 
 def _teacher(context: Context, choice: dict[str, Any]) -> Candidate:

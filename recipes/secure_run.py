@@ -68,7 +68,7 @@ def secure_run(
         }
     constant = all(one == counted[0] for one in counted)
     measured |= {"network": "loopback", "parties": parties, "queries": len(done), "constant": constant}
-    measured["by_role"] = done[0]["by_role"]
+    measured |= {name: done[0].get(name) for name in ("by_role", "simulation", "public")}
     return {
         "predicted": predicted,
         "measured": measured,
@@ -131,6 +131,7 @@ def answer(
     not written down, because the first one of a process loads and compiles what all later ones find ready.
     """
     import secure_eval
+    from secure_eval.disclosure import public_lines
 
     done = read_log(log)
     if len(done) >= len(queries):
@@ -158,6 +159,8 @@ def answer(
             entry: dict[str, Any] = {name: measured_phase(getattr(measurement, name)) for name in PHASES}
             entry["by_role"] = measurement.communication()
             entry["checked"] = measurement.checked
+            entry["simulation"] = measurement.simulation
+            entry["public"] = public_lines(program)
             entry["logits"] = logits[: queries.sizes[index]].tolist()
             file.write(json.dumps(entry) + "\n")
             file.flush()

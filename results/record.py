@@ -71,7 +71,7 @@ class Measured(Strict):
     """What the engine's own transport counted, and the seconds it took (medians over the queries run).
 
     `constant` says whether every query cost the same bytes and rounds, as they must: MPC never branches on
-    data.
+    data. `simulation` says which roles shared a process or a machine; `public` what all parties saw of the model's numbers.
     """
 
     setup: Phase
@@ -82,6 +82,8 @@ class Measured(Strict):
     queries: int
     constant: bool
     by_role: dict[str, dict[str, dict[str, int]]] = Field(default_factory=dict)
+    simulation: str | None = None
+    public: list[str] | None = None
 
 
 class Timing(Strict):

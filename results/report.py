@@ -160,10 +160,15 @@ def visible_lines(record: Record) -> list[str]:
     """What each party can see: the protocol's own words, else the general ones, and how this run was made."""
     lines = list(record.disclosure) or list(GENERAL_DISCLOSURE)
     parties = record.secure.get("parties")
+    runs = {
+        m.measured.simulation for m in record.models() if m.measured is not None and m.measured.simulation
+    }
+    lines += [f"These runs were simulations ({how})" for how in sorted(runs)]
     if parties == "processes":
         lines.append(
             "In this run every party, the dealer among them if the protocol has one, was a process of its "
-            "own."
+            "own, all on one machine; client and model owner shared the one that started them and made every "
+            "role's keys: a simulation that measures cost and accuracy and protects nothing."
         )
     elif parties == "threads":
         lines.append(

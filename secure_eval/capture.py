@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
 
 from secure_eval.lowering import CLEAR_ONLY_KEYWORDS, IGNORED, Builder, Unsupported, lower
+from secure_eval.model_tensors import ModelTensors, site_of
 from secure_eval.passes import run_passes
 from secure_eval.program import Program, Ref
 from secure_eval.spec import check
@@ -26,13 +27,20 @@ EMBEDDINGS = ("client", "onehot")
 class UnsupportedOperations(ValueError):
     """The model uses operations on secret values for which there is no rule. `operations` lists (operation, module) pairs."""
 
-    def __init__(self, operations: Sequence[Unsupported]):
+    def __init__(self, operations: Sequence[Unsupported], secret: Sequence[str] = ()):
         self.operations = list(operations)
         lines = "\n".join(
             f"  {u.operation}  in {u.site or 'the model itself'}{': ' + u.reason if u.reason else ''}"
             for u in operations
         )
-        super().__init__(f"{len(operations)} operation(s) on secret values have no secure rule:\n{lines}")
+        hint = (
+            f"\nThese tensors are taken for secrets, because they may be trained; public_tensors= says which are not: {', '.join(secret)}"
+            if secret
+            else ""
+        )
+        super().__init__(
+            f"{len(operations)} operation(s) on secret values have no secure rule:\n{lines}{hint}"
+        )
 
 
 def capture(
@@ -41,6 +49,7 @@ def capture(
     *,
     public: Sequence[str] = PUBLIC_INPUTS,
     embedding: str = "client",
+    public_tensors: Sequence[str] = (),
 ) -> Program:
     """The secure program of `model` for inputs of exactly the shapes of `example_inputs`.
 
@@ -52,10 +61,12 @@ def capture(
         public: names of inputs that every party may see; the others are secret.
         embedding: "client" looks embeddings up at the client, which gets the table; "onehot" keeps the table secret and multiplies it with
             a shared one-hot matrix.
+        public_tensors: paths in the model (with * for any text) of tensors that every party may see. All others are the model owner's
+            secrets, however they are registered, but those that `Program.public_constants` lists (see model_tensors.py).
 
     Raises:
         UnsupportedOperations: lists every operation on secrets that has no rule, with its module.
-        ValueError: the model is in training mode, or `embedding` is unknown.
+        ValueError: the model is in training mode, `embedding` is unknown, or a pattern of `public_tensors` names no tensor.
     """
     if embedding not in EMBEDDINGS:
         raise ValueError(f"embedding={embedding!r}; allowed: {', '.join(EMBEDDINGS)}")
@@ -69,22 +80,42 @@ def capture(
         if any(_writes(node) for node in exported.graph.nodes):
             # Assignments, also those through a view of a tensor, as operations that return what is assigned to.
             exported = exported.run_decompositions({})
-    builder = Builder(embedding)
+    tensors = ModelTensors(model, exported, public_tensors)
+    while True:
+        builder = Builder(embedding)
+        inputs, outputs = _lowered(builder, exported, public, tensors)
+        if not tensors.publish(builder.needed) and not (
+            not builder.unsupported and tensors.publish(tensors.masks(builder))
+        ):
+            break
+    if builder.unsupported:
+        raise UnsupportedOperations(builder.unsupported, tensors.secret_paths(builder))
+    spec = exported.call_spec.out_spec
+    outputs = tuple(
+        builder.secret(o) if isinstance(o, Ref) and builder.level(o) in ("client", "owner") else o
+        for o in outputs
+    )
+    program = Program(
+        tuple(builder.nodes),
+        inputs,
+        outputs,
+        constants=builder.constants,
+        parameters=builder.parameters,
+        restore=lambda flat: torch.utils._pytree.tree_unflatten(flat, spec),
+        public_constants=tensors.public_constants(),
+    )
+    return check(run_passes(check(program)))
+
+
+def _lowered(
+    builder: Builder, exported: Any, public: Sequence[str], tensors: ModelTensors
+) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Lowers every operation of an exported program; returns the names of its inputs and the values of its outputs."""
     environment: dict[str, Any] = {}
     inputs: list[str] = []
     signature = exported.graph_signature
-    public_buffers = {
-        f"{name}.{b}".lstrip(".")
-        for name, m in model.named_modules()
-        for b in getattr(m, "public_buffers", ())
-    }
-    tensors = {
-        **dict(exported.named_parameters()),
-        **dict(exported.named_buffers()),
-        **exported.tensor_constants,
-        **exported.constants,
-    }
     user_inputs = set(signature.user_inputs)
+    outputs: tuple[Any, ...] = ()
     for node in exported.graph.nodes:
         if node.op == "placeholder":
             if node.name in user_inputs:
@@ -97,10 +128,9 @@ def capture(
                 reference = builder.add("input", (node.name,), level, value, name=node.name)
                 environment[node.name] = builder.shared_if_real(reference)
             else:
-                environment[node.name] = _lifted(builder, node, signature, tensors, public_buffers)
+                environment[node.name] = tensors.add(builder, node.name)
         elif node.op == "call_function":
             target = str(node.target)
-            site = _site(node)
             if target in IGNORED:
                 environment[node.name] = None
                 continue
@@ -108,27 +138,13 @@ def capture(
             keywords = {
                 k: _resolve(v, environment) for k, v in node.kwargs.items() if k not in CLEAR_ONLY_KEYWORDS
             }
-            environment[node.name] = lower(builder, target, arguments, keywords, node.meta.get("val"), site)
+            value = node.meta.get("val")
+            environment[node.name] = lower(builder, target, arguments, keywords, value, site_of(node))
         elif node.op == "output":
             returned = zip(signature.output_specs, node.args[0], strict=True)
             wanted = [v for spec, v in returned if spec.kind == OutputKind.USER_OUTPUT]
             outputs = tuple(_resolve(wanted, environment))
-    if builder.unsupported:
-        raise UnsupportedOperations(builder.unsupported)
-    spec = exported.call_spec.out_spec
-    outputs = tuple(
-        builder.secret(o) if isinstance(o, Ref) and builder.level(o) in ("client", "owner") else o
-        for o in outputs
-    )
-    program = Program(
-        tuple(builder.nodes),
-        tuple(inputs),
-        outputs,
-        constants=builder.constants,
-        parameters=builder.parameters,
-        restore=lambda flat: torch.utils._pytree.tree_unflatten(flat, spec),
-    )
-    return check(run_passes(check(program)))
+    return tuple(inputs), outputs
 
 
 @contextmanager
@@ -152,34 +168,9 @@ def _writes(node: Any) -> bool:
     return schema is not None and schema.is_mutable and str(node.target) != "aten.detach_.default"
 
 
-def _lifted(
-    builder: Builder, node: Any, signature: Any, tensors: Mapping[str, Any], public_buffers: set[str]
-) -> Ref:
-    """A parameter, buffer or constant tensor of the model."""
-    name = node.name
-    if name in signature.inputs_to_parameters:
-        return builder.parameter(name, tensors[signature.inputs_to_parameters[name]].detach())
-    if name in signature.inputs_to_buffers:
-        target = signature.inputs_to_buffers[name]
-        tensor = tensors[target] if target in tensors else node.meta["val"]
-        persistent = target not in getattr(signature, "non_persistent_buffers", ())
-        if tensor.is_floating_point() and persistent and target not in public_buffers:
-            return builder.parameter(name, tensor.detach())
-        return builder.constant(name, tensor.detach())
-    target = signature.inputs_to_lifted_tensor_constants[name]
-    return builder.constant(name, tensors[target].detach())
-
-
 def _resolve(value: Any, environment: Mapping[str, Any]) -> Any:
     if isinstance(value, torch.fx.Node):
         return environment[value.name]
     if isinstance(value, (list, tuple)):
         return [_resolve(v, environment) for v in value]
     return value
-
-
-def _site(node: Any) -> str:
-    """Path of the innermost module that the operation belongs to."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return paths[-1] if paths else ""

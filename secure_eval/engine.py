@@ -97,7 +97,25 @@ class Engine:
                 clear[node.name] = evaluate_clear(node, clear, self._program.constants, self._device)
             elif node.level == "secret" and node.op not in ("share_input", "share_weight"):
                 tasks[node.name] = await start(self._node(p, node, clear, inputs, tasks, uses), node.name)
-        return [await self._value(o, clear, inputs, tasks) for o in self._program.outputs]
+        outputs = [
+            await start(self._output(p, o, clear, inputs, tasks), o.name if isinstance(o, Ref) else "")
+            for o in self._program.outputs
+        ]
+        return [await output for output in outputs]
+
+    async def _output(
+        self,
+        p: Protocol,
+        value: Any,
+        clear: Mapping[str, Any],
+        inputs: Mapping[str, Secret],
+        tasks: Mapping[str, Task[Any]],
+    ) -> Any:
+        """An output with the working precision at most: the low bits of a product would tell the client more of its factors."""
+        found = await self._value(value, clear, inputs, tasks)
+        if isinstance(found, Secret) and found.fraction_bits > p.fraction_bits:
+            return await p.rescale(found)
+        return found
 
     async def _value(
         self,

@@ -6,7 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class LauncherClosed(RuntimeError):
 class Launcher(ABC):
     """Starts the phases in all roles together and waits for them. A phase that fails ends all roles: nothing of it can be used again."""
 
+    simulation: ClassVar[str]
+    """Which roles share a process or a machine, and who made their keys: said by every measurement."""
+
     @abstractmethod
     def setup(self, program: Program, plan: Plan) -> None:
         """All roles agree on the program; then the weights are shared."""
@@ -69,6 +72,8 @@ class Threads(Launcher):
 
     `timeout`: seconds in which no message moves while all roles wait for one. A thread that computes cannot be told from one that hangs.
     """
+
+    simulation = "threads: one process holds all roles"
 
     def __init__(
         self,
@@ -161,7 +166,7 @@ class Threads(Launcher):
         return outputs
 
     def measurement(self, program: Program) -> Measurement:
-        result = Measurement()
+        result = Measurement(simulation=self.simulation)
         collect(result, program, {name: t.ledger for name, t in self._transports.items()}, with_seconds=True)
         return result
 

@@ -235,6 +235,7 @@ class Measurement:
         (a round that several of them share counts once in each).
     memory: of each role; counting runs know it, real ones do not.
     checked: against what values it was checked that the program's fit: those of a calibration, of an example, or none.
+    simulation: what makes a run one that protects nothing, in words; None of a prediction.
     """
 
     roles: dict[str, dict[str, Counts]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
@@ -245,6 +246,7 @@ class Measurement:
     )
     memory: dict[str, Memory] = field(default_factory=dict)
     checked: str = PREDICTED
+    simulation: str | None = None
 
     def phase(self, name: str) -> Counts:
         """One phase as users read it: for each count the largest over the roles."""
@@ -286,6 +288,7 @@ class Measurement:
                 phase: {r: c.to_dict() for r, c in sorted(by_role.items())}
                 for phase, by_role in self.roles.items()
             },
+            "simulation": self.simulation,
         }
 
 

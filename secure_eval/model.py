@@ -18,7 +18,7 @@ from secure_eval.emulation import Link
 from secure_eval.launch import Launcher, LauncherClosed, Threads
 from secure_eval.measurement import Measurement
 from secure_eval.processes import Processes
-from secure_eval.program import Program
+from secure_eval.program import Program, PublicConstant
 from secure_eval.protocols.base import Protocol
 from secure_eval.ranges import (
     Certificate,
@@ -111,6 +111,11 @@ class SecureModel:
     def measurement(self, found: Measurement) -> None:
         found.checked = self.checked
         self._measurement = found
+
+    @property
+    def public_constants(self) -> tuple[PublicConstant, ...]:
+        """The tensors and attributes of the model that all parties see in the clear, each with the reason."""
+        return self.program.public_constants
 
     def offline(self, queries: int = 1) -> None:
         """Prepares correlated randomness for `queries` more queries; a call does it itself where none is left."""
@@ -234,6 +239,7 @@ def compile(
     *,
     public: Sequence[str] = PUBLIC_INPUTS,
     embedding: str = "client",
+    public_tensors: Sequence[str] = (),
     fraction_bits: int | Literal["auto"] = 16,
     device: torch.device | str = "cpu",
     network: Link | None = None,
@@ -251,7 +257,7 @@ def compile(
         example_inputs: inputs of exactly the shapes of later calls, whose values are checked; a program may go without.
         protocol: a name from `protocols.names()`.
         parties: "threads" of this process, for tests; or "processes" of this machine, linked by mutually authenticated TLS.
-        public, embedding: see `capture`.
+        public, embedding, public_tensors: see `capture`; `SecureModel.public_constants` lists what all parties see of the model.
         fraction_bits: fraction bits of inputs, weights and truncated values, 8 to 20; "auto" takes the most that fit the calibration.
         device: where shares live ("processes": "cpu" only).
         network: delay and bandwidth that every link between roles is held to (see emulation.py); None leaves them as this machine has
@@ -285,7 +291,9 @@ def compile(
         raise ValueError("a module needs example_inputs: the shapes of the program are those of the example")
     else:
         _refuse_meta({**dict(model.named_parameters()), **dict(model.named_buffers())})
-        program = capture(model, example_inputs, public=public, embedding=embedding)
+        program = capture(
+            model, example_inputs, public=public, embedding=embedding, public_tensors=public_tensors
+        )
     named = {} if example_inputs is None else inputs_by_name(program, _tensors(program, example_inputs))
     _refuse_meta({**program.parameters, **program.constants, **named})
     report: Report | None = None

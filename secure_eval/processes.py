@@ -21,7 +21,7 @@ from secure_eval.links import connect_all, issue, listen
 from secure_eval.measurement import Ledger, Measurement
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Client, Inputs, Owner, Plan, Prepared, links, role_names
+from secure_eval.roles import Client, Inputs, Owner, Plan, Prepared, links, party_names, role_names
 from secure_eval.transport import Progress, Tcp, Transport
 from secure_eval.watch import TIMEOUT_S, Sign, root_cause, wait_for
 
@@ -44,6 +44,8 @@ class Processes(Launcher):
 
     Raises NoProgress, from here and from every phase, with the roles and the phase.
     """
+
+    simulation = "processes on one machine, keys made by the launcher, which is client and model owner"
 
     def __init__(
         self,
@@ -164,7 +166,12 @@ class Processes(Launcher):
         return results
 
     def setup(self, program: Program, plan: Plan) -> None:
-        calls = self._asking("agree", "set-up", tensors=dict(program.constants), program=program.to_json())
+        text = program.to_json()
+        calls = self._asking(
+            "agree", "set-up", *party_names(self._protocol), tensors=dict(program.constants), program=text
+        )
+        if self._protocol.has_dealer:  # it makes its plan from shapes, and gets no tensor of the model
+            calls |= self._asking("agree", "set-up", "dealer", program=text)
         self._together(
             "set-up",
             calls
@@ -192,7 +199,7 @@ class Processes(Launcher):
         return outputs
 
     def measurement(self, program: Program) -> Measurement:
-        result = Measurement()
+        result = Measurement(simulation=self.simulation)
         ledgers = {**self._ledgers, **{name: t.ledger for name, t in self._transports.items()}}
         collect(result, program, ledgers, with_seconds=True)
         return result

@@ -133,6 +133,14 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(v)
 
 
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _numbers(v)
+
+
 def substitute(value: Any, change: Callable[[Ref], Any]) -> Any:
     """`value` with every Ref in it replaced by change(ref)."""
     if isinstance(value, Ref):
@@ -143,10 +151,21 @@ def substitute(value: Any, change: Callable[[Ref], Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class PublicConstant:
+    """A tensor (or one number, of shape ()) of the model that all parties see in the clear: its node, its path in the model, and why."""
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class Program:
     """Nodes in an order in which each follows its arguments, and the names of what goes in and comes out.
 
     `parameters` maps parameter nodes to tensors: the model owner's part, which is not serialised with the program.
+    `public_constants` and `public_numbers` (how many numbers the text holds, by module) are what parties see of the model's own numbers.
     `restore` rebuilds the model's own output type from the flat outputs (only where the model was captured in this process).
     """
 
@@ -156,6 +175,7 @@ class Program:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     parameters: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     restore: Callable[[list[Any]], Any] | None = field(default=None, compare=False)
+    public_constants: tuple[PublicConstant, ...] = field(default=(), compare=False)
 
     def __getitem__(self, name: str) -> Node:
         return self.by_name[name]
@@ -163,6 +183,16 @@ class Program:
     @cached_property
     def by_name(self) -> dict[str, Node]:
         return {n.name: n for n in self.nodes}
+
+    @cached_property
+    def public_numbers(self) -> dict[str, int]:
+        """How many real numbers stand in the arguments of each module's operations: scales, epsilons, bounds."""
+        found: dict[str, int] = {}
+        for node in self.nodes:
+            count = sum(1 for _ in _numbers((node.args, [v for _, v in node.kwargs])))
+            if count:
+                found[node.site] = found.get(node.site, 0) + count
+        return found
 
     def users(self) -> dict[str, list[Node]]:
         """For each value the nodes that use it."""
@@ -203,8 +233,9 @@ class Program:
         )
 
     @classmethod
-    def from_json(cls, text: str, constants: Mapping[str, Tensor]) -> Program:
-        """Inverse of to_json, for a text from anybody. Raises MalformedProgram; what a well-formed program may do, spec.py says."""
+    def from_json(cls, text: str, constants: Mapping[str, Tensor] | None = None) -> Program:
+        """Inverse of to_json, for a text from anybody. Raises MalformedProgram; what a well-formed program may do, spec.py says.
+        Without `constants` theirs are shapes on the meta device: all that a plan is made from."""
         try:
             data = json.loads(text)
             if not isinstance(data, dict) or set(data) != {"nodes", "inputs", "outputs"}:
@@ -216,6 +247,12 @@ class Program:
             raise
         except (ValueError, RecursionError) as error:  # no JSON, or nested too deeply
             raise MalformedProgram(f"{type(error).__name__}: {error}") from None
+        if constants is None:
+            constants = {
+                n.name: torch.empty(n.shape, dtype=n.dtype, device="meta")
+                for n in nodes
+                if n.op == "constant"
+            }
         return cls(nodes, inputs, outputs, constants)
 
     def key(self) -> str:

@@ -150,7 +150,7 @@ class Role:
         me = self.transport.role
         peers = [a if b == me else b for a, b in links(self.protocol) if me in (a, b)]
         mine = Agreement.of(program, self.protocol.name, self.fraction_bits)
-        heard = self.transport.unite({p: [mine.tensor()] for p in peers}, {p: [AGREEMENT] for p in peers})
+        heard = self.transport.unite({p: [mine.to(p)] for p in peers}, {p: [AGREEMENT] for p in peers})
         for peer in peers:
             mine.compare(me, peer, heard[peer][0])
 

@@ -58,7 +58,8 @@ class Worker:
 
     def agree(self, message: dict[str, Any], constants: dict[str, Tensor]) -> dict[str, Any]:
         assert self.role is not None
-        program = accept(Program.from_json(message["program"], constants))
+        known = None if isinstance(self.role, Dealer) else constants
+        program = accept(Program.from_json(message["program"], known))
         self.role.agree(program)
         self.program = program
         return {}

@@ -33,6 +33,10 @@ class Builder:
         self.parameters: dict[str, Tensor] = {}
         self.unsupported: list[Unsupported] = []
         self.intervals = Intervals(self.by_name, self.constants)
+        self.withheld: set[str] = set()
+        """Parameters that are tensors of the model by another name: buffers, attributes. They can be made public where need be."""
+        self.needed: dict[str, str] = {}
+        """Those of them that operations need in the clear, and what for."""
         self._shared: dict[str, Ref] = {}
         self.site = ""
 
@@ -66,6 +70,20 @@ class Builder:
         return self.add(
             "constant", (), "constant", tensor, name=name, integral=not tensor.is_floating_point()
         )
+
+    def need(self, ref: Ref, why: str) -> None:
+        """Notes that a value of the owner's is needed in the clear, unless it is made of parameters."""
+        sources, seen, stack = set(), set(), [ref.name]
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                if self.by_name[name].op == "parameter":
+                    sources.add(name)
+                stack += self.by_name[name].references()
+        if sources <= self.withheld:
+            for name in sources:
+                self.needed.setdefault(name, why)
 
     def level(self, ref: Ref) -> str:
         return self.by_name[ref.name].level

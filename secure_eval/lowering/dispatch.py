@@ -9,6 +9,7 @@ from torch import Tensor
 
 from secure_eval.clear_operations import is_clear
 from secure_eval.lowering.builder import Builder
+from secure_eval.lowering.clear_operands import demand
 from secure_eval.lowering.decompositions import decomposes, lower_decomposed, operation
 from secure_eval.lowering.registry import RULES
 from secure_eval.program import Node, Ref
@@ -165,6 +166,7 @@ def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, A
     known = _clear_level(levels)
     if known is not None:
         return _clear(builder, target, args, kwargs, value, known)
+    demand(builder, target, args, kwargs, value)
     if target in _SAME:
         return _cast(builder, target, builder.secret(args[0]), value)
     if target in _VIEWS:

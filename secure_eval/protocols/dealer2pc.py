@@ -125,10 +125,9 @@ class Dealer2PC(MaskedOpenings):
     has_dealer = True
     adversary = "semi-honest, one of the two parties or the dealer, none of them colluding"
     disclosure = (
-        "to both parties and the dealer: the architecture, tensor shapes, sequence length and batch size, "
-        "and timing",
-        "to both parties: the public inputs (attention mask, token types, positions) and constants of the "
-        "architecture",
+        "to both parties and the dealer: the architecture, the numbers in the program's text, tensor shapes, sequence length and "
+        "batch size, and timing",
+        "to both parties: the public inputs (attention mask, token types, positions) and the tensors listed as public",
         "to the client alone: the declared outputs; with client-side embedding also the embedding table",
         "to the model owner: nothing of the queries; to the dealer: nothing of queries, weights or results",
     )

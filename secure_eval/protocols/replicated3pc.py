@@ -155,8 +155,8 @@ class Replicated3PC(MaskedOpenings):
     seed_groups = _PAIRS
     adversary = "semi-honest, one of the three parties, no two of them colluding"
     disclosure = (
-        "to the three parties: the architecture, tensor shapes, sequence length and batch size, and timing; the public inputs "
-        "(attention mask, token types, positions) and constants of the architecture",
+        "to the three parties: the architecture, the numbers in the program's text, tensor shapes, sequence length and batch size, and "
+        "timing; the public inputs (attention mask, token types, positions) and the tensors listed as public",
         "to the client alone: the declared outputs; with client-side embedding also the embedding table",
         "to the model owner: nothing of the queries",
     )

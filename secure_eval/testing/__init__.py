@@ -9,6 +9,7 @@ imports pytest.
 """
 
 from secure_eval.testing.conformance import ProtocolConformance
-from secure_eval.testing.harness import Evaluation, Traffic, evaluate, observe
+from secure_eval.testing.harness import Evaluation, evaluate, observe
+from secure_eval.testing.knowledge import Traffic
 
 __all__ = ["Evaluation", "ProtocolConformance", "Traffic", "evaluate", "observe"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +50,10 @@ from secure_eval.protocols.base import LINEAR, MATMUL, MUL, Bilinear, Bits, Prot
 from secure_eval.roles import Party
 from secure_eval.scheduler import Scheduler, gather
 from secure_eval.testing.devices import OneDevice
-from secure_eval.testing.harness import Evaluation, Traffic, decoded, evaluate, observe
+from secure_eval.testing.harness import Evaluation, decoded, evaluate, observe
+from secure_eval.testing.knowledge import Traffic
 from secure_eval.testing.operations import CASES
+from secure_eval.testing.secrecy import MASKED, VIEWED, SecrecyConformance
 from secure_eval.testing.statistics import Z_LIMIT, two_sample_z
 from secure_eval.transport import Counting
 
@@ -229,11 +231,8 @@ def views(traffic: Sequence[Traffic], parties: Sequence[str]) -> Iterator[tuple[
                 )
 
 
-class ProtocolConformance:
+class ProtocolConformance(SecrecyConformance):
     """Inherit, set `protocol` to a registered name, and let pytest collect the class. `device` is where shares live in it."""
-
-    protocol: ClassVar[str]
-    device: ClassVar[str] = "cpu"
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         tables: dict[str, Any] = {
@@ -242,14 +241,12 @@ class ProtocolConformance:
             "polynomial": POLYNOMIALS,
             "function": _function_cases(),
             "step": STEPS,
+            "viewed": VIEWED,
+            "masked": MASKED,
         }
         for name, table in tables.items():
             if name in metafunc.fixturenames:
                 metafunc.parametrize(name, list(table))
-
-    @property
-    def cls(self) -> type[Protocol]:
-        return protocols.get(self.protocol)
 
     def run(self, function: Callable[..., Any], *values: Tensor, **options: Any) -> Evaluation:
         """Runs in all parties; the counting run has to predict what was sent, whatever the test is about."""

@@ -10,6 +10,7 @@ process, for tests only.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,24 +24,10 @@ from secure_eval.program import Node, Program, Ref
 from secure_eval.protocols.base import Bits, Protocol, Secret
 from secure_eval.roles import Party, Plan, party_names
 from secure_eval.scheduler import Scheduler
+from secure_eval.testing.knowledge import Knowledge, Traffic
 from secure_eval.transport import Counting, Transport
 
 Function = Callable[..., Awaitable[Any]]
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """One tensor that a role sent to or received from a peer, in exchange number `round` of this role in this
-    phase.
-    """
-
-    phase: str
-    role: str
-    peer: str
-    sent: bool
-    round: int
-    position: int
-    tensor: Tensor
 
 
 def observe(transports: Mapping[str, Transport]) -> list[Traffic]:
@@ -166,6 +153,8 @@ def evaluate(
     record: bool = False,
     default_bits: int = 16,
     device: torch.device | str = "cpu",
+    knowledge: Knowledge | None = None,
+    queries: int = 1,
 ) -> Evaluation:
     """Runs `await function(p, *secrets, *weights)` in every party.
 
@@ -178,6 +167,8 @@ def evaluate(
         at set-up).
         record: whether to keep all traffic.
         device: where shares live; the reconstructed value is on the CPU.
+        knowledge: gets what every role draws, expands, sends and receives, from set-up on.
+        queries: how often to ask; the value and the counts are the last one's.
     """
     fractions = [fraction_bits] * len(values) if isinstance(fraction_bits, int) else list(fraction_bits)
     program, inputs, names = _program(values, weights)
@@ -188,16 +179,40 @@ def evaluate(
         return party
 
     plan = _Plan(program, make)
+    with nullcontext() if knowledge is None else knowledge.watching():
+        return _evaluated(
+            protocol, program, plan, make, inputs, default_bits, device, record, knowledge, queries
+        )
+
+
+def _evaluated(
+    protocol: type[Protocol],
+    program: Program,
+    plan: _Plan,
+    make: Callable[[Transport], _Party],
+    inputs: Mapping[str, Tensor],
+    default_bits: int,
+    device: torch.device | str,
+    record: bool,
+    knowledge: Knowledge | None,
+    queries: int,
+) -> Evaluation:
     launcher = Threads(protocol, default_bits, device)
     try:
         parties = [make(launcher._transports[name]) for name in party_names(protocol)]
         launcher._parties = list(parties)
-        traffic = observe(launcher._transports) if record else []
+        traffic = observe(launcher._transports) if record or knowledge is not None else []
+        if knowledge is not None:
+            knowledge.traffic = traffic
+            for role in (launcher._owner, launcher._client, launcher._dealer, *parties):
+                for phase in ("setup", "offline", "online"):
+                    if hasattr(role, phase):
+                        setattr(role, phase, knowledge.labelled(role.transport.role, getattr(role, phase)))
         launcher.setup(program, plan)
-        launcher.offline()
-        transport = launcher._transports["party0"]
-        launcher.online(inputs)
-        online = transport.ledger.phases["online"]
+        for _ in range(queries):
+            launcher.offline()
+            launcher.online(inputs)
+        online = launcher._transports["party0"].ledger.phases["online"]
         # The empty reply to the client and the inputs' arrival are exchanges of the role, not of
         # the function.
         return Evaluation(

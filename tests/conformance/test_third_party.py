@@ -111,6 +111,14 @@ async def product_of_what_is_opened(self: Any, op: Bilinear, x: Secret, y: Secre
     return self.public(op(a, b), x.fraction_bits + y.fraction_bits)
 
 
+def dealt_once(self: Any, correlation: Any) -> Any:
+    """All correlations of one description are the first one: each product is right, two together give away a difference."""
+    dealt = self.__dict__.setdefault("dealt", {})
+    if correlation not in dealt:
+        dealt[correlation] = self.source.next(correlation)[1]
+    return dealt[correlation]
+
+
 async def unconditional_bit(self: Any, b: Bits) -> Secret:
     return self.public(torch.ones(b.shape, dtype=ring.DTYPE, device=b.shares[0].device), 0)
 
@@ -132,6 +140,21 @@ MUTANTS: dict[str, tuple[dict[str, Callable[..., Any]], str, tuple[Any, ...]]] =
     "operands in the clear": (
         {"bilinear": product_of_what_is_opened},
         "test_what_parties_see_does_not_depend_on_secrets",
+        ("mul",),
+    ),
+    "one mask for two products": (
+        {"_deal": dealt_once},
+        "test_each_mask_covers_one_opening_and_each_opening_has_a_mask",
+        ("mul",),
+    ),
+    "one mask for two products, seen in what is opened": (
+        {"_deal": dealt_once},
+        "test_nothing_that_a_party_knows_unmasks_what_it_receives",
+        ("mul",),
+    ),
+    "operands in the clear, seen with one's own share": (
+        {"bilinear": product_of_what_is_opened},
+        "test_nothing_that_a_party_knows_unmasks_what_it_receives",
         ("mul",),
     ),
     "wrong bits": ({"bits_to_ring": unconditional_bit}, "test_bits_to_ring_is_exact", ()),

@@ -81,6 +81,18 @@ def test_protocol_speaks_for_itself(record: Record) -> None:
     assert "to the dealer: nothing" in page
 
 
+@pytest.mark.parametrize("parties", ["processes", "threads"])
+def test_a_report_says_which_simulation_it_was(record: Record, parties: str) -> None:
+    measured = record.teacher.measured
+    assert measured is not None
+    teacher = record.teacher.model_copy(
+        update={"measured": measured.model_copy(update={"simulation": "all at home"})}
+    )
+    told = record.model_copy(update={"teacher": teacher, "secure": {**record.secure, "parties": parties}})
+    for page in (results.render_html(told), results.render_markdown(told)):
+        assert "These runs were simulations (all at home)" in page and "protects nothing" in page
+
+
 def test_figures_of_a_full_record(record: Record) -> None:
     made = figures.all_figures(record)
     assert list(made) == ["front", "trained", "operations", "layers", "training"]

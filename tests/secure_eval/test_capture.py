@@ -428,10 +428,10 @@ def test_who_knows_parameters_and_buffers() -> None:
         "b_hidden",
         "p_weight",
     }
-    # hidden * weight both belong to the owner, but x comes first: two secret products; x * shown is local.
+    # hidden * weight both belong to the owner, but x comes first: two secret products, a truncation of the output; x * shown is local.
     with secure_eval.compile(program) as secure:
         assert float((secure(X) - Buffers()(X).detach()).abs().max()) < 2.0**-8
-        assert secure.measurement.operations["mul"].rounds <= 4
+        assert secure.measurement.operations["mul"].rounds <= 5
 
 
 class Ids(nn.Module):

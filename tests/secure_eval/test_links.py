@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from secure_eval import links
-from secure_eval.links import Credentials, connect_all, issue, listen
+from secure_eval.links import Credentials, _context, connect_all, issue, listen
 from secure_eval.transport import Tcp, TensorSpec, TransportError
 
 PAIR = [("a", "b")]
@@ -175,6 +176,48 @@ def test_a_handshake_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     with listen() as listener, contextlib.closing(_silence(listener.getsockname()[:2], credentials["a"])):
         with pytest.raises(TransportError, match="turned away: no handshake for 0 s"):
             connect_all("b", listener, PAIR, {}, credentials["b"], timeout=1)
+
+
+def _at_most_1_2(credentials: Credentials, server: bool) -> ssl.SSLContext:
+    """The context of a role that speaks TLS 1.2 and nothing newer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=credentials.authority)
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(credentials.certificate + credentials.key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
+def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> list[str]:
+    """What each end of a handshake over a socket pair comes to: the version, or the name of the error."""
+    left, right = socket.socketpair()
+
+    def end(raw: socket.socket, context: ssl.SSLContext, **options: object) -> str:
+        raw.settimeout(5)
+        try:
+            with context.wrap_socket(raw, **options) as wrapped:  # type: ignore[arg-type]
+                return str(wrapped.version())
+        except (ssl.SSLError, OSError) as error:
+            return type(error).__name__
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(end, left, client, server_hostname="b")
+        other = pool.submit(end, right, server, server_side=True)
+        return [one.result(), other.result()]
+
+
+def test_tls_1_2_is_refused_by_both_ends() -> None:
+    """Peers with certificates that are right, who offer nothing newer."""
+    credentials = issue(["a", "b"])
+    old = [_at_most_1_2(credentials[role], role == "b") for role in "ab"]
+    new = [_context(credentials[role], server=role == "b") for role in "ab"]
+    assert _handshake(old[0], old[1]) == ["TLSv1.2"] * 2  # nothing else is wrong with them
+    assert _handshake(new[0], new[1]) == ["TLSv1.3"] * 2
+    for pair in ((old[0], new[1]), (new[0], old[1])):
+        ends = _handshake(*pair)
+        assert not any(end.startswith("TLS") for end in ends), ends
 
 
 def test_a_peer_that_never_comes_is_named() -> None:

@@ -16,7 +16,8 @@ from secure_eval import protocols, ring
 from secure_eval.correlations import CorrelationReuse
 from secure_eval.protocols.base import LINEAR, Protocol, Secret
 from secure_eval.testing.conformance import STEPS, views
-from secure_eval.testing.harness import Traffic, evaluate, observe
+from secure_eval.testing.harness import evaluate, observe
+from secure_eval.testing.knowledge import Traffic
 from secure_eval.testing.operations import CASES
 from secure_eval.testing.statistics import Z_LIMIT, uniform_z
 
