@@ -57,6 +57,9 @@ _UNCHANGED = {
 _EXACT = {"view", "cat", "take", "neg", "relu", "amax", "max_with_index", "less", "equal", "one_hot", "where"}
 """Operations that add no error of their own worth an allowance."""
 
+_RELATIVE = ("reciprocal", "rsqrt")
+"""Operations whose error is a part of the result: they keep a sign."""
+
 SLACK = 2.0**-6
 """What an operation of the engine may overstep its real result by, in parts of max(1, the result): far more than fixed point from 8
 fraction bits on and the errors of functions come to."""
@@ -120,7 +123,8 @@ class Intervals:
         if isnan(low) or isnan(high):
             low, high = ANY
         if self.slack and not _exact(node):
-            low, high = low - self.slack * max(1.0, abs(low)), high + self.slack * max(1.0, abs(high))
+            least = 0.0 if node.op in _RELATIVE else 1.0
+            low, high = low - self.slack * max(least, abs(low)), high + self.slack * max(least, abs(high))
         most = self.limit(node)
         return max(low, -most), min(high, most)
 

@@ -168,13 +168,15 @@ class Sketch:
             # What hangs on an open comparison may be far off.
             determined = float((off / value.abs().clamp(min=1)).median())
             assert node.bound is not None
+            if min(worst, determined) > COARSE:
+                raise DoesNotApply
             largest = float((value.abs() + off).max())
             if largest > 2.0**node.bound:
                 sure = proven(Program((*self.nodes, node), (), (), self.constants))
                 assert largest <= 2.0 ** sure.get(node.name, inf), (
                     f"{node!r} is {largest}, above what was proven"
                 )
-            if not largest < 2.0**node.bound or min(worst, determined) > COARSE:
+            if not largest < 2.0**node.bound:
                 raise DoesNotApply
         bound = None
         if self.certified and value.numel():
