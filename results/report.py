@@ -191,9 +191,6 @@ def _context(record: Record) -> dict[str, Any]:
     )
     return {
         "record": record,
-        "choice_table": _choice_table(record),
-        "left_out": _left_out(record),
-        "unscored": bool(record.front) and not any(point.fixed_point for point in record.front),
         "headline": wording.headline(record),
         "metric": wording.metric_name(record),
         "summary_note": wording.SUMMARY_NOTE,
