@@ -58,7 +58,7 @@ def broken(scores: Mapping[str, float], least: float = LEAST_AGREEMENT) -> str |
     if scores["agreement"] >= least:
         return None
     return (
-        f"in fixed point it predicts as in float on {scores['agreement']:.1%} of {scores['items']:.0f} items, where "
+        f"in fixed point it predicts as in float on {scores['agreement'] * scores['items']:.0f} of {scores['items']:.0f} items, where "
         f"{least:.0%} are needed; largest error of a logit {scores['max_logit_error']:.3g}"
     )
 

@@ -122,11 +122,11 @@ def test_no_constant_within_range_is_said() -> None:
     fit = variants.activation_quad_channel.fit_quad_channel
     with pytest.raises(distill.OutOfRange, match="quad_channel"):
         fit(seen, {"channels": 1}, Limits(product=16.0))
-    tight = Limits(product=100.0)
+    tight = Limits(product=49.0)
     for limits in (ENGINE, tight):
         fitted = fit(seen, {"channels": 1}, limits)
         assert float((3.0 + fitted["shift"].abs()).max()) ** 2 <= limits.product / 4 + 1e-3
-    assert float(fit(seen, {"channels": 1}, Limits(product=400.0))["scale"]) > 0.01
+    assert fit(seen, {"channels": 1}, tight)["scale"] > fit(seen, {"channels": 1}, ENGINE)["scale"] + 0.05
 
 
 def test_what_does_not_fit_is_not_offered(teacher: Any, calibration: Calibration) -> None:
@@ -185,7 +185,9 @@ def test_spare_bits_of_assembled_students(
             for batch in batches:
                 student(**{k: v for k, v in batch.items() if k != "labels"})
         for evaluator in (kept, plain):
-            assert evaluator.evaluate(architecture).scores[SPARE] == pytest.approx(met.spare_bits(), abs=1e-3)
+            for _ in range(2):  # the second time, no block but the last is run
+                found = evaluator.evaluate(architecture).scores[SPARE]
+                assert found == pytest.approx(met.spare_bits(), abs=1e-3)
     assert kept.evaluate(distill.Architecture({})).scores[SPARE] == MOST_BITS
 
 
@@ -250,7 +252,7 @@ def test_scores_in_fixed_point(teacher: Any, calibration: Any, batches: Any, tmp
     student.get_submodule(site).slope.mul_(2.0**7)  # the same probabilities, powers 2^28 times as large
     worse = fixed_point_scores(student, inputs, scorer)
     assert worse["max_logit_error"] > 10 * found["max_logit_error"]
-    assert "in fixed point it predicts as in float on 98.0% of 50 items" in str(
+    assert "in fixed point it predicts as in float on 49 of 50 items" in str(
         broken({"agreement": 0.98, "items": 50.0, "max_logit_error": 3.0})
     )
     with pytest.raises(ValueError, match="one shape"):
@@ -279,6 +281,6 @@ def test_points_that_break_are_dropped_and_what_they_hid_is_scored(
     front = run_search(tmp_path, trials=20, fixed_point=[batches[0]])
     assert bad.id not in [p.id for p in front.points]
     (dropped,) = [c for c in front.evaluated if c.dropped]
-    assert dropped.id == bad.id and "50.0%" in str(dropped.dropped)
+    assert dropped.id == bad.id and "4 of 8" in str(dropped.dropped)
     assert all(p.fixed_point["agreement"] == 1.0 for p in front.points) and len(scored) == len(set(scored))
     assert {p.id for p in front.points} <= set(scored)

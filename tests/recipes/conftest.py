@@ -102,7 +102,7 @@ def tiny_recipe(folder: Path, **changes: Any) -> Path:
             "candidates": 2,
         },
         "distill": {"layerwise_epochs": 1, "prediction_epochs": 1, "lr": 1.0e-3, "prediction_lr": 1.0e-3},
-        "verify": {"samples": 2, "parties": "threads"},
+        "verify": {"samples": 2, "parties": "threads", "max_drop": 0.2},
     }
     for name, value in changes.items():
         *parents, key = name.split("__")

@@ -59,6 +59,7 @@ def logits(wrong: int, start: int = 0) -> torch.Tensor:
 
 def context_of(answers: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, **limits: Any) -> Any:
     """A run in which these models were trained; `seconds` on the network are 1, 2, 3, … in this order."""
+    import cost_models
     import distill
 
     given = {"latency_s": None, "online_bytes": None, "rounds": None, "baseline": None, **limits}
@@ -84,8 +85,13 @@ def context_of(answers: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
         verify.distill_stage, "results", lambda _: {name: {"validation": 0.5} for name in trained}
     )
     monkeypatch.setattr(verify.distill_stage, "baselines", lambda _: ["mpcformer"])
-    monkeypatch.setattr(verify, "model_of", lambda _, name: name)
-    monkeypatch.setattr(verify, "cost_of", lambda _, name: name)
+    context.trained = lambda name: name
+    monkeypatch.setattr(
+        verify.certify_stage,
+        "result",
+        lambda _, name: {"fits": name != "does not fit", "violations": ["a square of 2^31"], "cost": name},
+    )
+    monkeypatch.setattr(cost_models.Cost, "from_dict", lambda name: name)
     monkeypatch.setattr(
         verify,
         "predicted_figures",
@@ -139,6 +145,18 @@ def test_where_none_keeps_it_the_closest_is_taken_and_it_is_said(monkeypatch: py
     assert "None of" in found["reason"]
     for name in ("worst", "closest", "middle"):
         assert f"{name[:6]} by {found['tests'][name]['missed_by']:.4f}" in found["reason"]
+
+
+def test_what_fixed_point_cannot_hold_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However cheap and close it is."""
+    from recipes.errors import RecipeError
+
+    answers = {"teacher": logits(4), "does not fit": logits(4), "fits": logits(4)}
+    found = verify.choose(context_of(answers, monkeypatch), quiet)
+    assert found["ranking"] == ["fits"] and found["tests"].keys() == {"fits"}
+    del answers["fits"]
+    with pytest.raises(RecipeError, match="2\\^31"):
+        verify.choose(context_of(answers, monkeypatch), quiet)
 
 
 def test_limits_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
