@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill.errors import DataError
 
@@ -126,7 +126,7 @@ def _table(kind: str, path: Path, config: "TaskConfig", kept: dict[str, Any]) ->
     import datasets
 
     separator = "\t" if kind == "tsv" else ","
-    quoting = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
     with open(path, encoding=config.encoding, newline="") as file:
         filled = (row for row in csv.reader(file, delimiter=separator, quoting=quoting) if row)
         header, first = next(filled, []), next(filled, [])
