@@ -160,7 +160,7 @@ def answer(
             entry["by_role"] = measurement.communication()
             entry["checked"] = measurement.checked
             entry["simulation"] = measurement.simulation
-            entry["public"] = public_lines(program)
+            entry["public"] = public_lines(certified.program)
             entry["logits"] = logits[: queries.sizes[index]].tolist()
             file.write(json.dumps(entry) + "\n")
             file.flush()
