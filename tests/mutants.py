@@ -44,6 +44,9 @@ LEFT_OUT = (
 TIMEOUT = 300
 """Seconds that the tests of one mutant may take: one that makes a test hang is noticed as well."""
 
+ALL_TIMEOUT = 3600
+"""Seconds that all tests together may take where no mistake was made."""
+
 
 class BadList(ValueError):
     """A list of mutants that is not right: the message names file, mutant and what is allowed."""
@@ -108,8 +111,8 @@ def load(root: Path = ROOT) -> list[Mutant]:
     return list(found.values())
 
 
-def _pytest(tree: Path, tests: Sequence[str], *options: str) -> tuple[int, str]:
-    """Exit status and output of pytest in a tree; status -1 where it took longer than TIMEOUT."""
+def _pytest(tree: Path, tests: Sequence[str], *options: str, timeout: float = TIMEOUT) -> tuple[int, str]:
+    """Exit status and output of pytest in a tree; status -1 where it took longer than `timeout`."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(tree),
@@ -119,7 +122,7 @@ def _pytest(tree: Path, tests: Sequence[str], *options: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *options, *tests]
     try:
         done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
         return -1, ""
@@ -161,7 +164,7 @@ def run(mutants: Sequence[Mutant], root: Path = ROOT, workers: int = 2) -> list[
         tests = list(dict.fromkeys(t for m in mutants for t in m.tests))
         tree = trees.get()
         parallel = ("-n", str(workers)) if workers > 1 else ()
-        status, output = _pytest(tree, tests, *parallel, "--timeout", str(TIMEOUT))
+        status, output = _pytest(tree, tests, *parallel, timeout=ALL_TIMEOUT)
         trees.put(tree)
         if status != 0:
             raise BadList(
