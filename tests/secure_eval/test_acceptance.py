@@ -21,6 +21,7 @@ from secure_eval.acceptance import MAX_ELEMENTS, accept
 from secure_eval.agreement import Agreement, Disagreement
 from secure_eval.clear_operations import CLEAR, VIEWS, ForbiddenOperation, operation
 from secure_eval.engine import evaluate_clear
+from secure_eval.launch import Threads
 from secure_eval.program import MalformedProgram, Node, Program, Ref
 from secure_eval.roles import Plan
 from secure_eval.spec import InvalidProgram, check
@@ -164,6 +165,15 @@ def test_nodes_that_break_a_rule_are_refused(what: str) -> None:
     check(shared())
     with pytest.raises(InvalidProgram, match="v: "):
         check(shared(BROKEN[what]))
+
+
+def test_a_role_takes_no_view_by_any_operation() -> None:
+    """The check of rules is part of what a role does with a program that it was sent."""
+    accept(shared())
+    for node in BROKEN.values():
+        if node.level == "secret":
+            with pytest.raises(InvalidProgram, match="v: "):
+                accept(shared(node))
 
 
 def clear(target: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> Node:
@@ -363,6 +373,23 @@ def test_roles_agree_on_program_constants_protocol_bits_and_version(monkeypatch:
             Disagreement, match=f"^party0: party1 is about to compute with {what}[^,]*; nothing was shared$"
         ):
             mine.compare("party0", "party1", other.tensor())
+
+
+def test_roles_in_threads_refuse_another_program() -> None:
+    square = shared(Node("v", "square", (Ref("s"),), "secret", (2, 3)))
+    given = replace(square, outputs=(Ref("v"),))
+    launcher = Threads(protocols.get("dealer2pc"), 16)
+    dealer: Any = launcher._dealer
+    agree = dealer.agree
+    dealer.agree = lambda program: agree(shared())
+    try:
+        with pytest.raises(
+            Disagreement, match="is about to compute with another program; nothing was shared"
+        ):
+            launcher.setup(given, Plan(given, protocols.get("dealer2pc"), 16))
+        assert not any(t.ledger.phases["setup"].bytes for t in launcher._transports.values())
+    finally:
+        launcher.close()
 
 
 def test_a_role_that_has_only_the_constants_shapes_agrees_on_the_rest() -> None:

@@ -307,6 +307,12 @@ class _Square(nn.Module):
         return x * x
 
 
+def test_threads_have_the_timeout_that_compile_was_given(model: nn.Module) -> None:
+    with secure_eval.compile(model, (X, IDS), timeout=7.5) as secure:
+        launcher: Any = secure._launcher
+        assert launcher._timeout == 7.5
+
+
 def test_threads_that_all_wait_are_an_error(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     with secure_eval.compile(model, (X, IDS), timeout=0.5) as secure:
         secure.offline()

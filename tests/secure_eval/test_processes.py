@@ -84,6 +84,17 @@ def test_the_operations_of_a_program_that_was_sent_are_not_run_unless_they_are_o
     assert not file.exists()
 
 
+def test_a_program_that_breaks_a_rule_is_refused_by_the_process_that_is_sent_it(model: nn.Module) -> None:
+    """A size that no role takes, and that nothing else would notice before the memory is asked for."""
+    with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
+        node = Node("huge", "aten::aten.zeros.default", ([1 << 38],), "constant", (1 << 38,))
+        program = replace(secure.program, nodes=(node, *secure.program.nodes))
+        with pytest.raises(
+            RuntimeError, match="InvalidProgram: .* elements in all; allowed: .*The largest is huge"
+        ):
+            secure._launcher.setup(program, secure._plan)
+
+
 def test_roles_that_were_given_different_programs_share_nothing(model: nn.Module) -> None:
     """Each role sees for itself that another is about to compute something else."""
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:

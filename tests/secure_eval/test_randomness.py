@@ -15,7 +15,14 @@ from secure_eval.correlations import stream_index
 from secure_eval.counting import WorkCounter
 from secure_eval.kernels import observing
 from secure_eval.measurement import Ledger
-from secure_eval.randomness import SEED_BYTES, MetaStream, RandomnessReuse, Stream, new_seed
+from secure_eval.randomness import (
+    INDICES_PER_QUERY,
+    SEED_BYTES,
+    MetaStream,
+    RandomnessReuse,
+    Stream,
+    new_seed,
+)
 from secure_eval.testing.statistics import Z_LIMIT, two_sample_z, uniform_z
 
 SEED = bytes(range(16))
@@ -129,3 +136,18 @@ def test_meta_stream_counts_bytes() -> None:
         assert stream.tensor(0, (3, 4)).device.type == "meta"
         stream.tensor(1, (5,), torch.uint8)
     assert ledger.counts.random_bytes == 3 * 4 * 8 + 5 and ledger.counts.traffic_bytes == 0
+
+
+def test_an_earlier_query_is_over() -> None:
+    """A stream remembers the indices of the newest query alone, and serves nothing of those before it."""
+    stream = Stream(SEED, "a")
+    for query in range(50):
+        for number in (3, 1, 2):
+            stream.tensor(query * INDICES_PER_QUERY + number, (2,))
+        assert len(stream.used) == 3 and stream.query == query
+    for index in (3, 48 * INDICES_PER_QUERY + 7, 49 * INDICES_PER_QUERY - 1):
+        with pytest.raises(RandomnessReuse, match="belongs to query .*, and query 49 has begun"):
+            stream.tensor(index, (2,))
+    with pytest.raises(RandomnessReuse, match="was expanded before"):
+        stream.tensor(49 * INDICES_PER_QUERY + 1, (2,))
+    assert stream.tensor(49 * INDICES_PER_QUERY + 9, (2,)).shape == (2,)

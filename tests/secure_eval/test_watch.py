@@ -64,16 +64,18 @@ def test_a_role_without_a_sign_of_life_is_named_with_its_phase() -> None:
     started = time.monotonic()
     with pytest.raises(NoProgress, match=r"^party1 made no progress for 0.5 s in the online phase$"):
         wait_for(futures, looks, "online", TIMEOUT)
-    assert time.monotonic() - started < 4 * TIMEOUT
+    assert time.monotonic() - started < 8 * TIMEOUT
 
 
 def test_a_standstill_is_told_by_who_waits_for_whom() -> None:
     futures: dict[str, Future[Any]] = {"party0": Future(), "client": Future()}
     looks = {"party0": looking(ticks(), ("party1",)), "client": looking(ticks(), ("party0", "party1"))}
+    started = time.monotonic()
     with pytest.raises(
         NoProgress, match="offline phase: party0 waits for party1; client waits for party0 and party1"
     ):
         wait_for(futures, looks, "offline", TIMEOUT)
+    assert time.monotonic() - started < 8 * TIMEOUT
 
 
 def test_time_in_which_the_watcher_itself_stood_still_does_not_count() -> None:
