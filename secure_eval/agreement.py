@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -54,10 +54,6 @@ class Agreement:
     def tensor(self) -> Tensor:
         """As it travels: AGREEMENT."""
         return torch.frombuffer(bytearray(b"".join(astuple(self))), dtype=torch.uint8).view(*AGREEMENT.shape)
-
-    def to(self, peer: str) -> Tensor:
-        """What a peer is told: the dealer nothing of the constants' values, not even a digest, which could be guessed from."""
-        return (replace(self, constants=_UNKNOWN) if peer == "dealer" else self).tensor()
 
     def compare(self, role: str, peer: str, heard: Tensor) -> None:
         """Raises Disagreement where a peer said something else."""

@@ -144,15 +144,21 @@ class Role:
         """Inputs that the parties hold shares of before the query; only counting runs know any."""
 
     def agree(self, program: Program) -> None:
-        """Tells every role that this one talks to what it is about to compute, and hears the same from each. Raises Disagreement, naming
-        the peer and what differs. Nothing is shared before, and nothing of it is counted: it belongs to making the links.
+        """Tells every role that this one talks to what it is about to compute, and hears the same from each. The dealer, which receives
+        nothing from anybody, only tells: the parties refuse one that is about to deal for another program.
+
+        Nothing is shared before, and nothing of it is counted: it belongs to making the links. Raises Disagreement, naming the peer and
+        what differs.
         """
         me = self.transport.role
         peers = [a if b == me else b for a, b in links(self.protocol) if me in (a, b)]
         mine = Agreement.of(program, self.protocol.name, self.fraction_bits)
-        heard = self.transport.unite({p: [mine.to(p)] for p in peers}, {p: [AGREEMENT] for p in peers})
-        for peer in peers:
-            mine.compare(me, peer, heard[peer][0])
+        told = [p for p in peers if p != "dealer"]
+        heard = self.transport.unite(
+            {p: [mine.tensor()] for p in told}, {p: [AGREEMENT] for p in (peers if me != "dealer" else ())}
+        )
+        for peer, (tensor,) in heard.items():
+            mine.compare(me, peer, tensor)
 
     def _clear(self, program: Program, levels: set[str], environment: dict[str, Any]) -> dict[str, Any]:
         """Adds the clear values of these levels to `environment`."""

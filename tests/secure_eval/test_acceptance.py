@@ -26,6 +26,7 @@ from secure_eval.program import MalformedProgram, Node, Program, Ref
 from secure_eval.roles import Plan
 from secure_eval.spec import InvalidProgram, check
 from secure_eval.testing.operations import CASES
+from secure_eval.transport import Transport
 
 
 class Model(nn.Module):
@@ -390,6 +391,27 @@ def test_roles_in_threads_refuse_another_program() -> None:
         assert not any(t.ledger.phases["setup"].bytes for t in launcher._transports.values())
     finally:
         launcher.close()
+
+
+def test_all_roles_tell_and_hear_and_the_dealer_only_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    between: dict[str, tuple[set[str], set[str]]] = {}
+    unite = Transport.unite
+
+    def watched(self: Transport, sends: Any, receives: Any) -> Any:
+        between[self.role] = set(sends), set(receives)
+        return unite(self, sends, receives)
+
+    monkeypatch.setattr(Transport, "unite", watched)
+    with secure_eval.compile(CASES["mul"].model(), CASES["mul"].inputs()):
+        pass
+    parties = {"party0", "party1"}
+    assert between == {
+        "client": (parties | {"owner"}, parties | {"owner"}),
+        "owner": (parties | {"client"}, parties | {"client"}),
+        "party0": ({"client", "owner", "party1"}, {"client", "owner", "party1", "dealer"}),
+        "party1": ({"client", "owner", "party0"}, {"client", "owner", "party0", "dealer"}),
+        "dealer": (parties, set()),
+    }
 
 
 def test_a_role_that_has_only_the_constants_shapes_agrees_on_the_rest() -> None:
