@@ -11,7 +11,7 @@ from secure_eval.lowering.intervals import interval
 from secure_eval.lowering.registry import RULES, Rule, rule
 from secure_eval.program import Ref
 
-_UNREACHED = 2.0**20
+UNREACHED = 2.0**20
 """Bounds of this magnitude and above cut nothing off: no value of a program gets there (types' largest numbers are such bounds)."""
 
 _NEGLIGIBLE = 2.0**-20
@@ -84,9 +84,9 @@ def _relu6(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
 def bounded(b: Builder, x: Any, low: Any, high: Any, value: Any) -> Any:
     """min(max(x, low), high): one operation for two numbers, otherwise low + relu(x - low), and the same from above."""
     low, high = number(b, low), number(b, high)
-    if isinstance(low, (int, float)) and low <= -_UNREACHED:
+    if isinstance(low, (int, float)) and low <= -UNREACHED:
         low = None
-    if isinstance(high, (int, float)) and high >= _UNREACHED:
+    if isinstance(high, (int, float)) and high >= UNREACHED:
         high = None
     known = interval(b, x)
     if isinstance(low, (int, float)) and low - _NEGLIGIBLE <= known[0]:

@@ -85,6 +85,15 @@ _VIEWS = {
     "aten.cumsum.default",
 }
 
+_WHOLE = {
+    f"aten.{name}.{kind}"
+    for name in ("add", "sub", "rsub", "mul", "maximum", "minimum", "where", "masked_fill", "neg")
+    for kind in ("default", "self", "Tensor", "Scalar", "ScalarSelf", "ScalarOther")
+}
+"""Operations that make whole numbers of whole numbers."""
+
+_LARGEST_WHOLE = 2.0**20
+
 _RESHAPES = {"aten.view.default", "aten._unsafe_view.default"}
 """Reshapes that need the strides of the value that was traced; those of a share may differ."""
 
@@ -265,6 +274,16 @@ def _table_for_client(builder: Builder, table: Ref) -> Ref:
     return Ref(name)
 
 
+def _whole(b: Builder, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether all operands are whole numbers, small enough to be computed with: 1 - mask is as whole as the mask."""
+    return all(
+        b.by_name[v.name].integral
+        if isinstance(v, Ref)
+        else not isinstance(v, float) or v.is_integer() and abs(v) < _LARGEST_WHOLE
+        for v in [*args, *kwargs.values()]
+    )
+
+
 def _clear(
     builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, level: str
 ) -> Any:
@@ -284,10 +303,9 @@ def _clear(
     if not is_clear(target):
         builder.fail(target, "is not among the operations that a program may name")
         return _MISSING
-    integral = not value.is_floating_point()
-    if value.is_floating_point() and target in _SAME | _VIEWS:
-        source = builder.by_name[args[0].name]
-        integral = source.integral
+    integral = (
+        not value.is_floating_point() or target in _SAME | _VIEWS | _WHOLE and _whole(builder, args, kwargs)
+    )
     return builder.shared_if_real(
         builder.add(f"aten::{target}", tuple(args), level, value, kwargs=kwargs, integral=integral)
     )
