@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from secure_eval.intervals import MOVED
-from secure_eval.lowering.activations import UNREACHED, bounded, number
+from secure_eval.lowering.activations import UNREACHED, bounded, held, number
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.dispatch import full
@@ -24,7 +24,10 @@ def _where(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
     condition = args[0]
     if b.is_secret(condition) and (inverse := _inverted(b, condition)) is not None:
         args = [inverse, args[2], args[1]]
-    return b.op("where", [args[0], *_numbers(b, args, tuple(value.shape))], value)
+    branches = _numbers(b, args, tuple(value.shape))
+    if b.level(args[0]) not in ("public", "constant"):
+        branches = [held(v) for v in branches]
+    return b.op("where", [args[0], *branches], value)
 
 
 def _numbers(b: Builder, args: list[Any], shape: tuple[int, ...]) -> list[Any]:
@@ -57,6 +60,8 @@ def _masked_fill(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any
     if b.is_secret(mask):
         return _where(b, [mask, fill, x], {}, value)
     level = b.level(mask)
+    if level not in ("public", "constant") and not isinstance(fill, Ref):
+        fill = float(held(fill))
     kept = clear(b, "aten.logical_not.default", level, shaped(b.shape(mask), torch.bool), mask)
     return b.op("where", [kept, x, fill], value)
 

@@ -263,7 +263,61 @@ def _joined(b: Builder, node: Node) -> Split | None:
     return Split(joined, together([p.public for p in parts]), together([p.client for p in parts]))
 
 
-_RULES = {"add": _sum, "sub": _sum, "mul": _scaled, "where": _selected, "view": _moved, "cat": _joined}
+def _of_owner(b: Builder, node: Node) -> Split | None:
+    """A table of the model owner's to which it added a mask of the architecture: biases of relative positions that hide what follows."""
+    found = _owner_parts(b, node.args[0])
+    return None if found is None else Split(b.secret(found[0]), found[1])
+
+
+def _owner_parts(b: Builder, value: Ref) -> tuple[Ref, Ref] | None:
+    """The owner's part of a clear sum, and the constant one."""
+    node = b.by_name[value.name]
+    if node.level != "owner":
+        return None
+    if node.op == "aten::aten.add.Tensor" and all(isinstance(a, Ref) for a in node.args) and not node.kwargs:
+        for own, constant in (node.args, node.args[::-1]):
+            if b.level(constant) == "constant" and b.level(own) == "owner":
+                inner = _owner_parts(b, own)
+                if inner is None:
+                    return own, _real(b, constant)
+                return inner[0], _combined(b, "aten.add.Tensor", inner[1], _real(b, constant)) or inner[1]
+    if node.op.startswith("aten::aten.where.") and b.level(node.args[0]) == "constant":
+        condition, *branches = node.args
+        for i, fill in enumerate(branches):
+            if isinstance(number(b, fill), (int, float)) and isinstance(branches[1 - i], Ref):
+                own, zero, masked_by = branches[1 - i], _filled(b, 0.0), _filled(b, number(b, fill))
+
+                def chosen(level: str, here: Ref, there: Ref, i: int = i) -> Ref:
+                    pair = (there, here) if i == 0 else (here, there)
+                    return b.add("aten::aten.where.self", (condition, *pair), level, node.shape)
+
+                return chosen("owner", own, zero), chosen("constant", zero, masked_by)
+    target = node.op.removeprefix("aten::")
+    if target in MOVED and (inner := _owner_parts(b, node.args[0])) is not None:
+        shape = b.shape(node.args[0])
+        own, constant = (
+            v
+            if b.shape(v) == shape
+            else clear(b, "aten.expand.default", b.level(v), shaped(shape), v, list(shape))
+            for v in inner
+        )
+        rest = node.args[1:]
+        return (
+            clear(b, target, "owner", shaped(node.shape), own, *rest),
+            clear(b, target, "constant", shaped(node.shape), constant, *rest),
+        )
+    return None
+
+
+_RULES = {
+    "share_weight": _of_owner,
+    "add": _sum,
+    "sub": _sum,
+    "mul": _scaled,
+    "where": _selected,
+    "view": _moved,
+    "cat": _joined,
+}
 
 
 # -- what is made of the parts -------------------------------------------------------------------------------------
@@ -385,3 +439,20 @@ def floored(b: Builder, x: Ref, dim: int) -> tuple[Ref, Ref | None]:
         )
     dropped = clear(b, "aten.clamp.default", level, shaped(b.shape(largest)), largest, FLOOR)
     return b.op("where", [kept, b.op("add", [scores, numbers], whole), FLOOR], whole), dropped
+
+
+def for_exponential(b: Builder, x: Ref) -> Ref:
+    """x with FLOOR where a public summand is below that, so that the ring holds it: exp of either is zero."""
+    found = split(b, x)
+    if found.public is None or isinstance(found.scores, float):
+        return x
+    m, whole = found.public, shaped(b.shape(x))
+    level, shape = b.level(m), b.shape(m)
+    kept = clear(b, "aten.ge.Scalar", level, shaped(shape, torch.bool), m, FLOOR)
+    zero = clear(b, "aten.zeros_like.default", level, shaped(shape), m)
+    numbers = b.add("aten::aten.where.self", (kept, m, zero), level, shape)
+    x = b.op("add", [_expanded(b, found.scores, b.shape(x)), numbers], whole)
+    if found.client is not None:
+        held = clear(b, "aten.clamp.default", "client", shaped(b.shape(found.client)), found.client, FLOOR)
+        x = b.op("add", [x, held], whole)
+    return b.op("where", [kept, x, FLOOR], whole)

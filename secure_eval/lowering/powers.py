@@ -11,6 +11,7 @@ from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import shaped
 from secure_eval.lowering.intervals import interval
+from secure_eval.lowering.masks import for_exponential
 from secure_eval.lowering.normalisation import over_root_mean_square
 from secure_eval.lowering.registry import RULES, rule
 from secure_eval.program import Ref
@@ -159,7 +160,7 @@ def _up(high: float) -> float:
 
 @rule("exp.default", "exp_.default")
 def _exp(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return exponential(b, args[0], value)
+    return exponential(b, for_exponential(b, b.secret(args[0])), value)
 
 
 @rule("exp2.default")

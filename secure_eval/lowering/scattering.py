@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from secure_eval.lowering.activations import number
+from secure_eval.lowering.activations import held, number
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.dispatch import lower, view
 from secure_eval.lowering.indexing import clear, moved, one_hot, reshape, shaped
@@ -158,7 +158,7 @@ def _scatter_privately(b: Builder, x: Ref, dim: int, index: Ref, source: Ref | f
 def _scatter_value(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     x, dim, index, fill = args
     if b.level(index) not in _CLEAR:
-        return _scatter_privately(b, x, dim, index, float(fill), value)
+        return _scatter_privately(b, x, dim, index, float(held(fill)), value)
     source = b.add(
         "aten::aten.full.default", (list(b.shape(index)), float(fill)), "constant", shaped(b.shape(index))
     )
