@@ -30,9 +30,6 @@ from secure_eval.program import Node, Program, Ref
 FREE = frozenset({"view", "cat", "add", "sub", "neg", "share_input", "share_weight", "take"})
 """Secret operations that cost nothing in any system priced here: rearrangements, sums, and what was shared before."""
 
-_MASKED = -5e3
-"""An additive mask below this removes its position."""
-
 
 @dataclass(frozen=True)
 class Work:
@@ -282,4 +279,4 @@ def _positions(program: Program, mask: str) -> int | None:
         else:
             values[node.name] = evaluate_clear(node, values, constants, torch.device("cpu"))
     value = values[mask]
-    return int((value > _MASKED).sum())
+    return int((value if value.dtype == torch.bool else value != -torch.inf).sum())

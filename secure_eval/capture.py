@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
 
+from secure_eval.experts import all_computed
 from secure_eval.lowering import CLEAR_ONLY_KEYWORDS, IGNORED, Builder, Unsupported, lower
 from secure_eval.model_tensors import ModelTensors, site_of
 from secure_eval.passes import run_passes
@@ -75,7 +76,7 @@ def capture(
     args, kwargs = (
         ((), dict(example_inputs)) if isinstance(example_inputs, Mapping) else (tuple(example_inputs), {})
     )
-    with torch.no_grad(), _without_caches(model):
+    with torch.no_grad(), _without_caches(model), all_computed(model):
         exported = torch.export.export(model, args, kwargs, strict=False)
         if any(_writes(node) for node in exported.graph.nodes):
             # Assignments, also those through a view of a tensor, as operations that return what is assigned to.
@@ -125,7 +126,8 @@ def _lowered(
                     environment[node.name] = value
                     continue
                 inputs.append(node.name)
-                reference = builder.add("input", (node.name,), level, value, name=node.name)
+                whole = not value.is_floating_point()
+                reference = builder.add("input", (node.name,), level, value, name=node.name, integral=whole)
                 environment[node.name] = builder.shared_if_real(reference)
             else:
                 environment[node.name] = tensors.add(builder, node.name)

@@ -19,7 +19,7 @@ from secure_eval.program import Node, Ref
 Interval = tuple[float, float]
 ANY: Interval = (-inf, inf)
 
-_MOVED = {
+MOVED = {
     f"aten.{name}"
     for name in (
         "reshape.default",
@@ -50,7 +50,7 @@ _MOVED = {
 """Views that only move elements."""
 
 _UNCHANGED = {
-    f"aten::{name}" for name in (*_MOVED, "aten.to.dtype", "aten._to_copy.default", "aten.clone.default")
+    f"aten::{name}" for name in (*MOVED, "aten.to.dtype", "aten._to_copy.default", "aten.clone.default")
 }
 """Clear operations that leave values as they are: a mask cast to a number is 0 or 1."""
 
@@ -202,7 +202,7 @@ def _view(k: Intervals, node: Node) -> Interval:
     if target == "aten.constant_pad_nd.default":
         fill = float(node.args[3]) if len(node.args) > 3 else 0.0
         return min(low, fill), max(high, fill)
-    return (low, high) if target in _MOVED else ANY
+    return (low, high) if target in MOVED else ANY
 
 
 def _union(parts: list[Interval]) -> Interval:

@@ -60,7 +60,7 @@ SECRET_OPERATIONS: dict[str, str] = {
     "sqrt": "x, low, high: 0 <= x <= high, relatively exact from low on",
     "exp": "x, low, high: zero for x < low",
     "log": "x, low, high",
-    "softmax_numerator": "x, mask or None, dim: exp(x - max), zero where masked",
+    "softmax_numerator": "x, mask or None, dim: exp(y - max(y)), y = x + mask, zero where the mask is -inf, or false",
     "layer_norm": "x, dims, weight or None, bias or None, eps, low, high: for variances (eps included) from low to high",
     "rms_norm": "x, dims, weight or None, eps, low, high: x / sqrt(mean(x^2) + eps) over the last dims dimensions, times weight",
     "amax": "x, dim, keepdim",

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from secure_eval.clear_operations import operation
 from secure_eval.engine import evaluate_clear
 from secure_eval.program import Node, Program, Ref, substitute
-from secure_eval.rules.nonlinear import MASK_BELOW
 
 _CPU = torch.device("cpu")
 
@@ -25,17 +24,15 @@ Meaning = Callable[..., Tensor]
 
 
 def softmax_numerator(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
-    """exp(x - max) over what the mask keeps, 0 elsewhere; all ones in a row of which nothing is kept.
-
-    A bool mask keeps where it is true; an additive one keeps above MASK_BELOW, and there is added.
-    """
+    """exp(y - max(y)), y = x + mask, 0 where the mask is -inf; all ones in a row of which nothing is kept. A bool mask keeps where it is
+    true."""
     if mask is None:
         return torch.exp(x - x.amax(dim, keepdim=True))
-    keep = torch.broadcast_to(mask if mask.dtype == torch.bool else mask > MASK_BELOW, x.shape)
-    some = keep.any(dim, keepdim=True)
-    if mask.dtype != torch.bool:
-        x = x + torch.where(keep, torch.broadcast_to(mask, x.shape), 0.0)
-    x = torch.where(some, x, 0.0).masked_fill(~keep & some, -torch.inf)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -torch.inf)
+    mask = torch.broadcast_to(mask, x.shape)
+    some = (mask != -torch.inf).any(dim, keepdim=True)
+    x = torch.where(some, x + mask, 0.0)
     return torch.exp(x - x.amax(dim, keepdim=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secure_eval import ring
 from secure_eval.functions.exponential import exp_nonpositive
 from secure_eval.functions.maximum import amax
 from secure_eval.protocols.base import Protocol, Secret
@@ -12,16 +13,26 @@ from secure_eval.protocols.base import Protocol, Secret
 _FAR_BELOW_BITS = 60
 """A masked entry is 2^_FAR_BELOW_BITS ring units below zero: farther than any score may be, so that differences of the two still fit."""
 
+MOST_BITS = 32
+"""Fraction bits of scores: with these the numbers that a mask adds fit."""
 
-async def softmax_numerator(p: Protocol, x: Secret, keep: Tensor | None, dim: int) -> Secret:
-    """exp(x - max(x)) where `keep` (public bools, broadcastable, None: everywhere), 0 elsewhere; any shape, along `dim`.
 
-    Masked entries take no part in the maximum and never reach exp. A row with nothing to keep becomes uniform, as it does in
-    floating point when every score of a row gets the same huge negative mask. Needs abs(x) < 2^(60 - fraction bits of x), which are 32 at
-    most by default: 2^28. The largest entry of a row is 1, so the row's sum is between 1 and its length.
+async def softmax_numerator(p: Protocol, x: Secret, mask: Tensor | None, dim: int) -> Secret:
+    """exp(y - max(y)), y = x + mask, where the mask is above -inf, 0 elsewhere; any shape, along `dim`.
+
+    `mask` is public and broadcastable: numbers that are added, and -inf for what is left out; or bool, true for what is kept; None:
+    everything. What is left out takes no part in the maximum and never reaches exp. A row with nothing to keep becomes uniform. Needs
+    abs(y) < 2^(60 - fraction bits of x), which are 32 at most: 2^28. The largest entry of a row is 1, so the row's sum is between 1 and
+    its length.
     """
-    x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits))
-    if keep is not None:
+    x = await p.rescale(x, min(x.fraction_bits, 2 * p.fraction_bits, MOST_BITS))
+    keep = None
+    if mask is not None:
+        keep = mask if mask.dtype == torch.bool else mask != -torch.inf
+        if mask.dtype != torch.bool:
+            x = p.lift(x, max(x.fraction_bits, p.fraction_bits))
+            added = torch.where(keep, mask, torch.zeros_like(mask))
+            x = p.add_public(x, ring.encode(added, x.fraction_bits))
         keep = torch.broadcast_to(keep, x.shape)
         some = keep.any(dim, keepdim=True)
         keep = (keep | ~some).to(torch.int64)

@@ -11,8 +11,11 @@ from secure_eval.lowering.intervals import interval
 from secure_eval.lowering.registry import RULES, Rule, rule
 from secure_eval.program import Ref
 
-_UNREACHED = 2.0**20
+UNREACHED = 2.0**20
 """Bounds of this magnitude and above cut nothing off: no value of a program gets there (types' largest numbers are such bounds)."""
+
+_TYPES_LIMIT = 2.0**100
+"""Numbers beyond this are limits of a type, or infinite: nothing is computed with them."""
 
 _NEGLIGIBLE = 2.0**-20
 """A bound that a value may miss by no more than this is not enforced: the eps of a norm, for one."""
@@ -46,6 +49,14 @@ def number(b: Builder, bound: Any) -> Any:
     if node.op == "aten::aten.full.default":
         return float(node.args[1])
     return bound if stored is None or stored.numel() != 1 or stored.is_meta else float(stored)
+
+
+def held(fill: Any) -> Any:
+    """A number that is filled in where nobody, or the client, says: of a type's smallest and largest the ring holds none, so it is one
+    that no value reaches. It masks as well, and is not what torch returns where it is returned itself."""
+    if not isinstance(fill, (int, float)) or abs(fill) < _TYPES_LIMIT:
+        return fill
+    return UNREACHED if fill > 0 else -UNREACHED
 
 
 # -- cutting off -----------------------------------------------------------------------------------------------
@@ -84,9 +95,9 @@ def _relu6(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
 def bounded(b: Builder, x: Any, low: Any, high: Any, value: Any) -> Any:
     """min(max(x, low), high): one operation for two numbers, otherwise low + relu(x - low), and the same from above."""
     low, high = number(b, low), number(b, high)
-    if isinstance(low, (int, float)) and low <= -_UNREACHED:
+    if isinstance(low, (int, float)) and low <= -UNREACHED:
         low = None
-    if isinstance(high, (int, float)) and high >= _UNREACHED:
+    if isinstance(high, (int, float)) and high >= UNREACHED:
         high = None
     known = interval(b, x)
     if isinstance(low, (int, float)) and low - _NEGLIGIBLE <= known[0]:

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from math import isinf, sqrt
+from math import sqrt
 from typing import Any
 
 import torch
 
+from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import clear, reshape, shaped
+from secure_eval.lowering.masks import floored, masked
+from secure_eval.lowering.powers import exponential
 from secure_eval.lowering.registry import rule
 from secure_eval.program import Ref
-
-_FAR_NEGATIVE = -5e3
-"""A public summand below this, or a fill value below it, is a mask and not a number: it selects."""
-
-
-def _masked(b: Builder, x: Any) -> tuple[Any, Any]:
-    """Splits scores into the scores before masking and their public additive mask, None where there is none."""
-    node = b.by_name[x.name]
-    if node.op == "add":
-        left, right = node.args
-        for scores, mask in ((left, right), (right, left)):
-            if b.is_secret(scores) and isinstance(mask, Ref) and b.level(mask) in ("public", "constant"):
-                return scores, mask
-    if node.op == "where" and isinstance(node.args[0], Ref) and not b.is_secret(node.args[0]):
-        condition, kept, fill = node.args
-        if isinstance(kept, float):  # the other way round: filled where the condition holds
-            shape = shaped(b.shape(condition), torch.bool)
-            level = b.level(condition)
-            condition = clear(b, "aten.logical_not.default", level, shape, condition)
-            kept, fill = fill, kept
-        if isinstance(fill, float) and (fill < _FAR_NEGATIVE or isinf(fill)) and b.is_secret(kept):
-            level = b.level(condition)
-            shape = torch.empty(b.shape(condition), device="meta")
-            zeros = b.add(
-                "aten::aten.zeros_like.default", (condition,), level, shape, kwargs={"dtype": torch.float32}
-            )
-            return kept, b.add("aten::aten.where.ScalarOther", (condition, zeros, fill), level, shape)
-    return x, None
 
 
 @rule("softmax.int", "_softmax.default")
 def _softmax(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """softmax = e / sum(e), e = exp(x - max): the division is a reciprocal a row, and passes may move it behind a matmul."""
     dim = args[1]
-    x, mask = _masked(b, b.secret(args[0]))
+    x, mask = masked(b, b.secret(args[0]), dim)
     numerator = b.op("softmax_numerator", [x, mask, dim], value)
     shape = list(value.shape)
     length = shape[dim]
@@ -53,6 +28,40 @@ def _softmax(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) ->
     total = b.op("view", ["aten.sum.dim_IntList", numerator, [dim], True], shape)
     inverse = b.op("reciprocal", [total, 1.0, float(max(2, length))], shape)
     return b.op("mul", [numerator, inverse], value)
+
+
+@rule("log_softmax.int", "_log_softmax.default")
+def _log_softmax(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """y - log(sum(exp(y))), y = x - max(x). A masked entry is about masks.FLOOR, where torch has less, or -inf."""
+    y, _, log_sum = _below_maximum(b, floored(b, b.secret(args[0]), args[1])[0], args[1], value)
+    return b.op("sub", [y, log_sum], value)
+
+
+def _below_maximum(b: Builder, x: Ref, dim: int, value: Any) -> tuple[Ref, Ref, Ref]:
+    """y = x - m, the row's maximum m, and log(sum(exp(y))), the last two with dimension `dim` kept."""
+    shape = list(b.shape(x))
+    length, shape[dim] = shape[dim], 1
+    row = shaped(shape)
+    largest = b.op("amax", [x, dim, True], row)
+    y = b.op("sub", [x, largest], shaped(b.shape(x)))
+    total = b.op("view", ["aten.sum.dim_IntList", exponential(b, y, shaped(b.shape(x))), [dim], True], row)
+    return y, largest, b.op("log", [total, 1.0, float(max(2, length))], row)
+
+
+@rule("logsumexp.default")
+def _logsumexp(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """max(x) + log(sum(exp(x - max(x)))). A row of nothing but masks is about what they are, masks.FLOOR at least."""
+    x = b.secret(args[0])
+    dims, keepdim = reduced_dims(args, kwargs, len(b.shape(x)))
+    if len(dims) != 1:
+        b.fail("aten.logsumexp", "more than one dimension")
+        return None
+    x, dropped = floored(b, x, dims[0])
+    _, largest, log_sum = _below_maximum(b, x, dims[0], value)
+    row = shaped(b.shape(largest))
+    total = b.op("add", [largest, log_sum], row)
+    total = total if dropped is None else b.op("add", [total, dropped], row)
+    return total if keepdim else b.op("view", ["aten.squeeze.dim", total, dims[0]], value)
 
 
 @rule("scaled_dot_product_attention.default")

@@ -37,7 +37,14 @@ class Builder:
         """Parameters that are tensors of the model by another name: buffers, attributes. They can be made public where need be."""
         self.needed: dict[str, str] = {}
         """Those of them that operations need in the clear, and what for."""
+        self.splits: dict[str, Any] = {}
+        """Of values that a mask was looked for in, what masks.py found, by name."""
+        self.masks: dict[Any, Any] = {}
+        """Masks that are ready for a softmax, by public summand and dimension."""
+        self.hot: dict[tuple[str, int], Ref] = {}
+        """One-hot rows that exist already, by index and number of rows: each costs comparisons."""
         self._shared: dict[str, Ref] = {}
+        self._of_tokens: dict[str, bool] = {}
         self.site = ""
 
     def add(
@@ -106,9 +113,19 @@ class Builder:
         return self._shared[ref.name]
 
     def shared_if_real(self, ref: Ref) -> Ref:
-        """A client's real number is shared at once: clients work on indices and look up tables, they do not run the model."""
+        """A client's real number is shared at once: clients work on indices, masks made of them, and tables; they do not run the model."""
         node = self.by_name[ref.name]
-        return self.secret(ref) if node.level == "client" and node.dtype.is_floating_point else ref
+        real = node.level == "client" and node.dtype.is_floating_point and not self.of_tokens(node)
+        return self.secret(ref) if real else ref
+
+    def of_tokens(self, node: Node) -> bool:
+        """Whether a clear value is made of the client's integers and of what all know alone: a mask or a position, not an embedding."""
+        if node.name not in self._of_tokens:
+            plain = node.op != "table" and not (node.op == "input" and node.dtype.is_floating_point)
+            self._of_tokens[node.name] = plain and all(
+                self.of_tokens(self.by_name[r]) for r in node.references()
+            )
+        return self._of_tokens[node.name]
 
     def operand(self, value: Any) -> Any:
         """An operand of a secret operation: clear to all parties, or secret."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from secure_eval.lowering.activations import number
+from secure_eval.intervals import MOVED
+from secure_eval.lowering.activations import UNREACHED, bounded, held, number
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.dispatch import full
@@ -23,7 +24,10 @@ def _where(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
     condition = args[0]
     if b.is_secret(condition) and (inverse := _inverted(b, condition)) is not None:
         args = [inverse, args[2], args[1]]
-    return b.op("where", [args[0], *_numbers(b, args, tuple(value.shape))], value)
+    branches = _numbers(b, args, tuple(value.shape))
+    if b.level(args[0]) not in ("public", "constant"):
+        branches = [held(v) for v in branches]
+    return b.op("where", [args[0], *branches], value)
 
 
 def _numbers(b: Builder, args: list[Any], shape: tuple[int, ...]) -> list[Any]:
@@ -56,6 +60,8 @@ def _masked_fill(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any
     if b.is_secret(mask):
         return _where(b, [mask, fill, x], {}, value)
     level = b.level(mask)
+    if level not in ("public", "constant") and not isinstance(fill, Ref):
+        fill = float(held(fill))
     kept = clear(b, "aten.logical_not.default", level, shaped(b.shape(mask), torch.bool), mask)
     return b.op("where", [kept, x, fill], value)
 
@@ -185,6 +191,8 @@ def _sign(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> An
 def _maximum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """max(x, y) = y + relu(x - y)."""
     x, y = args
+    if (public := _public_operand(b, x, y)) is not None:
+        return _bounded_by(b, *public, value, below=True)
     return b.op("add", [b.op("relu", [b.op("sub", [x, y], value)], value), y], value)
 
 
@@ -192,7 +200,67 @@ def _maximum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) ->
 def _minimum(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     """min(x, y) = x - relu(x - y)."""
     x, y = args
+    if (public := _public_operand(b, x, y)) is not None:
+        return _bounded_by(b, *public, value, below=False)
     return b.op("sub", [x, b.op("relu", [b.op("sub", [x, y], value)], value)], value)
+
+
+def _public_operand(b: Builder, x: Ref, y: Ref) -> tuple[Ref, Ref] | None:
+    """(secret, public) of two operands of which one is known to all."""
+    for secret, other in ((x, y), (y, x)):
+        if b.level(other) in ("public", "constant"):
+            return secret, other
+    return None
+
+
+def _bounded_by(b: Builder, x: Ref, bound: Ref, value: Any, below: bool) -> Any:
+    """max(x, bound), or min, for public bounds. One that no value reaches (a type's largest or smallest number) bounds nothing, or is the
+    result itself: so masks are chosen by a minimum."""
+    same = number(b, bound)
+    if isinstance(same, (int, float)) and abs(same) < UNREACHED:
+        return bounded(b, x, same if below else None, None if below else same, value)
+    shape, level = b.shape(bound), b.level(bound)
+
+    def test(target: str, limit: float) -> Ref:
+        return clear(b, target, level, shaped(shape, torch.bool), bound, limit)
+
+    low, high = test("aten.lt.Scalar", -UNREACHED), test("aten.gt.Scalar", UNREACHED)
+    free, decided = (low, high) if below else (high, low)
+    result = x
+    if not _only_far(b, bound):
+        either = clear(b, "aten.logical_or.default", level, shaped(shape, torch.bool), low, high)
+        near = clear(b, "aten.masked_fill.Scalar", level, shaped(shape), bound, either, 0.0)
+        if below:
+            result = b.op("add", [b.op("relu", [b.op("sub", [x, near], value)], value), near], value)
+        else:
+            result = b.op("sub", [x, b.op("relu", [b.op("sub", [x, near], value)], value)], value)
+        result = b.op("where", [free, x, result], value)
+    if isinstance(same, (int, float)):
+        return result if (same < 0) == below else b.op("where", [decided, bound, result], value)
+    return b.op("where", [decided, bound, result], value)
+
+
+def _only_far(b: Builder, bound: Ref) -> bool:
+    """Whether every bound is one that no value reaches, as far as that is known: a constant, or one of two numbers."""
+    node, stored = b.by_name[bound.name], b.constants.get(bound.name)
+    if stored is not None and not stored.is_meta:
+        return bool((stored.abs() >= UNREACHED).all())
+    if node.op.startswith(("aten::aten.where.", "aten::aten.masked_fill.")):
+        values = node.args[1:] if ".where." in node.op else (node.args[0], node.args[2])
+        return all(
+            isinstance(v, (int, float)) and abs(v) >= UNREACHED or isinstance(v, Ref) and _only_far(b, v)
+            for v in values
+        )
+    same = number(b, bound)
+    return (
+        isinstance(same, (int, float))
+        and abs(same) >= UNREACHED
+        or node.op in _MOVES
+        and _only_far(b, node.args[0])
+    )
+
+
+_MOVES = {f"aten::{name}" for name in (*MOVED, "aten.to.dtype", "aten.clone.default")}
 
 
 @rule("abs.default")

@@ -11,6 +11,7 @@ from secure_eval.clear_operations import is_clear
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.clear_operands import demand
 from secure_eval.lowering.decompositions import decomposes, lower_decomposed, operation
+from secure_eval.lowering.picking import Picked, picked
 from secure_eval.lowering.registry import RULES
 from secure_eval.program import Node, Ref
 
@@ -50,6 +51,9 @@ _ALIASES = {
 _COPIES = {"aten.clone.default", "aten.contiguous.default"}
 """Copies, which change the layout at most: that of one element, nothing."""
 
+_COUNTED = {"aten.unique_consecutive.default"}
+"""Operations whose results models only count, to say that all rows have as many: no assertion of a model's is run."""
+
 _READS = {"aten.item.default", "aten._local_scalar_dense.default"}
 
 _DROPOUTS = {"aten.dropout.default", "aten.feature_dropout.default", "aten.native_dropout.default"}
@@ -84,6 +88,15 @@ _VIEWS = {
     "aten.sum.dim_IntList",
     "aten.cumsum.default",
 }
+
+_WHOLE = {
+    f"aten.{name}.{kind}"
+    for name in ("add", "sub", "rsub", "mul", "maximum", "minimum", "where", "masked_fill", "neg")
+    for kind in ("default", "self", "Tensor", "Scalar", "ScalarSelf", "ScalarOther")
+}
+"""Operations that make whole numbers of whole numbers."""
+
+_LARGEST_WHOLE = 2.0**20
 
 _RESHAPES = {"aten.view.default", "aten._unsafe_view.default"}
 """Reshapes that need the strides of the value that was traced; those of a share may differ."""
@@ -138,6 +151,15 @@ def _is_static(value: Any) -> bool:
 def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     if _is_missing(args) or _is_missing(list(kwargs.values())):
         return _MISSING
+    if target == "<built-in function getitem>" and _reads(args[0]):
+        return args[0][args[1]]
+    if any(isinstance(a, Picked) for a in args) or target == "aten.index.Tensor" and not _is_static(value):
+        if not isinstance(value, Tensor):
+            return _READ
+        if (found := picked(builder, target, args)) is not None:
+            return found
+    if target in _COUNTED and not _is_static(value):
+        return [_READ] * len(value)
     if target in _READS or _reads([args, list(kwargs.values())]):
         if not isinstance(value, (Tensor, list, tuple)):
             return _READ
@@ -221,6 +243,8 @@ def _cast(b: Builder, target: str, x: Ref, value: Any) -> Any:
     node = b.by_name[x.name]
     if not isinstance(value, Tensor) or value.dtype == node.dtype:
         return x
+    if value.dtype == torch.bool:  # what is not zero
+        return lower(b, "aten.ne.Scalar", [x, 0], {}, value, b.site)
     if not value.is_floating_point() and node.dtype.is_floating_point:
         b.fail(target, f"a secret real number as {str(value.dtype).removeprefix('torch.')}")
         return _MISSING
@@ -265,6 +289,16 @@ def _table_for_client(builder: Builder, table: Ref) -> Ref:
     return Ref(name)
 
 
+def _whole(b: Builder, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether all operands are whole numbers, small enough to be computed with: 1 - mask is as whole as the mask."""
+    return all(
+        b.by_name[v.name].integral
+        if isinstance(v, Ref)
+        else not isinstance(v, float) or v.is_integer() and abs(v) < _LARGEST_WHOLE
+        for v in [*args, *kwargs.values()]
+    )
+
+
 def _clear(
     builder: Builder, target: str, args: list[Any], kwargs: dict[str, Any], value: Any, level: str
 ) -> Any:
@@ -284,10 +318,9 @@ def _clear(
     if not is_clear(target):
         builder.fail(target, "is not among the operations that a program may name")
         return _MISSING
-    integral = not value.is_floating_point()
-    if value.is_floating_point() and target in _SAME | _VIEWS:
-        source = builder.by_name[args[0].name]
-        integral = source.integral
+    integral = (
+        not value.is_floating_point() or target in _SAME | _VIEWS | _WHOLE and _whole(builder, args, kwargs)
+    )
     return builder.shared_if_real(
         builder.add(f"aten::{target}", tuple(args), level, value, kwargs=kwargs, integral=integral)
     )

@@ -9,7 +9,8 @@ import torch
 from secure_eval.lowering.activations import given
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
-from secure_eval.lowering.indexing import reshape, shaped
+from secure_eval.lowering.indexing import moved, one_hot, reshape, shaped
+from secure_eval.lowering.masks import floored
 from secure_eval.lowering.registry import RULES, Rule, rule
 from secure_eval.program import Ref
 
@@ -31,7 +32,12 @@ def _joined(b: Builder, x: Ref, dims: list[int]) -> Ref:
 
 def _largest(b: Builder, x: Ref, dims: list[int], keepdim: bool, value: Any) -> Ref:
     if len(dims) == 1:
-        return b.op("amax", [x, dims[0], keepdim], value)
+        x, dropped = floored(b, x, dims[0])  # a masked entry is no largest value
+        if dropped is None:
+            return b.op("amax", [x, dims[0], keepdim], value)
+        row = shaped([1 if d == dims[0] % len(b.shape(x)) else n for d, n in enumerate(b.shape(x))])
+        found = b.op("add", [b.op("amax", [x, dims[0], True], row), dropped], row)
+        return found if keepdim else b.op("view", ["aten.squeeze.dim", found, dims[0]], value)
     result = b.op(
         "amax", [_joined(b, x, dims), -1, False], shaped([s for s in value.shape if s != 1 or not keepdim])
     )
@@ -94,9 +100,34 @@ RULES["aten.max.dim"], RULES["aten.min.dim"] = _with_place(False), _with_place(T
 
 @rule("topk.default")
 def _topk(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    """The largest, or the smallest, alone."""
-    dim, largest = given(args, kwargs, 2, "dim", -1), given(args, kwargs, 3, "largest", True)
-    if args[1] != 1:
-        b.fail("aten.topk", f"k is {args[1]}; allowed: 1 (more would be a secure sort)")
-        return None
-    return _with_place(not largest)(b, [args[0], dim, True], {}, value)
+    """The k largest one after the other: each is taken out for the next by its one-hot row, down to what is below all of the row."""
+    k, dim, largest = args[1], given(args, kwargs, 2, "dim", -1), given(args, kwargs, 3, "largest", True)
+    if k == 1:
+        return _with_place(not largest)(b, [args[0], dim, True], {}, value)
+    x = b.secret(args[0])
+    shape = list(b.shape(x))
+    dim %= len(shape)
+    whole, length = shaped(shape), shape[dim]
+    shape[dim] = 1
+    row, places = shaped(shape), shaped(shape, torch.int64)
+    x = x if largest else _negated(b, x)
+    lowest = b.op("neg", [b.op("amax", [_negated(b, x), dim, True], row)], row)
+    bottom = b.op("sub", [lowest, 1.0], row)
+    found, indices, hots = [], [], []
+    for i in range(k):
+        top, place = _place(b, x, dim, True, row, places)
+        hot = one_hot(b, place, length)  # [..., 1, ..., length]
+        found.append(top)
+        indices.append(place)
+        hots.append(hot)
+        if i < k - 1:
+            along = moved(b, "aten.transpose.int", hot, shaped(whole.shape + (1,), torch.int64), dim, -1)
+            along = moved(b, "aten.squeeze.dim", along, shaped(whole.shape, torch.int64), -1)
+            x = b.op("sub", [x, b.op("mul", [along, b.op("sub", [top, bottom], row)], whole)], whole)
+    values = b.op("cat", ["aten.cat.default", found, dim], value[0])
+    index = b.op("cat", ["aten.cat.default", indices, dim], value[1])
+    shape[dim] = k
+    b.hot[index.name, length] = b.op(
+        "cat", ["aten.cat.default", hots, dim], shaped([*shape, length], torch.int64)
+    )
+    return [values if largest else b.op("neg", [values], value[0]), index]

@@ -46,11 +46,47 @@ def clear(b: Builder, target: str, level: str, value: Tensor, *args: Any) -> Ref
 
 def one_hot(b: Builder, index: Ref, rows: int) -> Ref:
     """[..., rows] for an index [...] that the client or nobody knows, as a clear value of the client's or a secret."""
+    if (index.name, rows) not in b.hot:
+        b.hot[index.name, rows] = _one_hot(b, index, rows)
+    return b.hot[index.name, rows]
+
+
+def _one_hot(b: Builder, index: Ref, rows: int) -> Ref:
     node = b.by_name[index.name]
     value = shaped((*node.shape, rows), torch.int64)
-    if node.level == "secret":
-        return b.op("one_hot", [index, rows], value)
-    return b.add("aten::aten.one_hot.default", (index, rows), node.level, value, integral=True)
+    if node.level != "secret":
+        return b.add("aten::aten.one_hot.default", (index, rows), node.level, value, integral=True)
+    if (
+        node.op == "view" and node.args[0] in _REARRANGED
+    ):  # of an index whose rows are there: the same rows, rearranged
+        before = b.by_name[node.args[1].name]
+        known = b.hot.get((before.name, rows))
+        target, (*rest,) = node.args[0], node.args[2:]
+        if known is not None and target == "aten.reshape.default":
+            return reshape(b, known, [*node.shape, rows])
+        if known is not None:
+            rank = len(before.shape)
+            order = list(rest[0]) if target == "aten.permute.default" else _swapped(rank, *rest)
+            return moved(b, "aten.permute.default", known, value, [*(d % rank for d in order), rank])
+    return b.op("one_hot", [index, rows], value)
+
+
+_REARRANGED = ("aten.reshape.default", "aten.permute.default", "aten.transpose.int")
+
+
+def _swapped(rank: int, i: int, j: int) -> list[int]:
+    order = list(range(rank))
+    order[i], order[j] = order[j], order[i]
+    return order
+
+
+@rule("one_hot.default")
+def _one_hot_rule(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
+    """Of a secret index: its rows."""
+    if args[1] < 1:
+        b.fail("aten.one_hot", "the number of classes depends on values")
+        return None
+    return one_hot(b, args[0], args[1])
 
 
 def _from_the_end(b: Builder, index: Ref, rows: int) -> Ref:

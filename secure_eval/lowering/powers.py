@@ -11,6 +11,7 @@ from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import shaped
 from secure_eval.lowering.intervals import interval
+from secure_eval.lowering.masks import for_exponential
 from secure_eval.lowering.normalisation import over_root_mean_square
 from secure_eval.lowering.registry import RULES, rule
 from secure_eval.program import Ref
@@ -159,7 +160,7 @@ def _up(high: float) -> float:
 
 @rule("exp.default", "exp_.default")
 def _exp(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    return exponential(b, args[0], value)
+    return exponential(b, for_exponential(b, b.secret(args[0])), value)
 
 
 @rule("exp2.default")
@@ -202,37 +203,6 @@ def _log10(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> A
 @rule("log1p.default")
 def _log1p(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     return logarithm(b, b.op("add", [args[0], 1.0], value), value)
-
-
-@rule("log_softmax.int", "_log_softmax.default")
-def _log_softmax(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    """y - log(sum(exp(y))), y = x - max(x)."""
-    y, _, log_sum = _below_maximum(b, b.secret(args[0]), args[1], value)
-    return b.op("sub", [y, log_sum], value)
-
-
-def _below_maximum(b: Builder, x: Ref, dim: int, value: Any) -> tuple[Ref, Ref, Ref]:
-    """y = x - m, the row's maximum m, and log(sum(exp(y))), the last two with dimension `dim` kept."""
-    shape = list(b.shape(x))
-    length, shape[dim] = shape[dim], 1
-    row = shaped(shape)
-    largest = b.op("amax", [x, dim, True], row)
-    y = b.op("sub", [x, largest], shaped(b.shape(x)))
-    total = b.op("view", ["aten.sum.dim_IntList", exponential(b, y, shaped(b.shape(x))), [dim], True], row)
-    return y, largest, b.op("log", [total, 1.0, float(max(2, length))], row)
-
-
-@rule("logsumexp.default")
-def _logsumexp(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    x = b.secret(args[0])
-    dims, keepdim = reduced_dims(args, kwargs, len(b.shape(x)))
-    if len(dims) != 1:
-        b.fail("aten.logsumexp", "more than one dimension")
-        return None
-    _, largest, log_sum = _below_maximum(b, x, dims[0], value)
-    row = shaped(b.shape(largest))
-    total = b.op("add", [largest, log_sum], row)
-    return total if keepdim else b.op("view", ["aten.squeeze.dim", total, dims[0]], value)
 
 
 @rule("logaddexp.default")

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from secure_eval.lowering.activations import held, number
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.dispatch import lower, view
-from secure_eval.lowering.indexing import clear, moved, reshape, shaped
+from secure_eval.lowering.indexing import clear, moved, one_hot, reshape, shaped
 from secure_eval.lowering.registry import rule
 from secure_eval.program import Ref
 
@@ -95,16 +96,16 @@ def _index_put(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) 
 
 
 def _where_mask(b: Builder, x: Ref, indices: list[Any], source: Ref, value: Any) -> Any:
-    """x[mask] = one value: a selection."""
+    """x[mask] = one value, or the same values for every element that the mask holds: a selection."""
     mask = indices[0]
-    if len(indices) != 1 or prod(b.shape(source)) != 1:
-        b.fail("aten.index_put", "by a mask, of more than one value")
-        return None
     rank = len(value.shape) - len(b.shape(mask))
+    if len(indices) != 1 or len(b.shape(source)) > rank and prod(b.shape(source)) != 1:
+        b.fail("aten.index_put", "by a mask, of values that differ from element to element")
+        return None
     if rank:
         shape = [*b.shape(mask), *[1] * rank]
         mask = lower(b, "aten.reshape.default", [mask, shape], {}, shaped(shape, torch.bool), b.site)
-    if b.shape(source):
+    if prod(b.shape(source)) == 1 and b.shape(source):
         source = reshape(b, source, [])
     return lower(b, "aten.where.self", [mask, source, x], {}, value, b.site)
 
@@ -113,8 +114,7 @@ def _where_mask(b: Builder, x: Ref, indices: list[Any], source: Ref, value: Any)
 def _scatter(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
     x, dim, index, source = args
     if b.level(index) not in _CLEAR:
-        b.fail("aten.scatter", "an index depends on private values")
-        return None
+        return _scatter_privately(b, x, dim, index, source, value)
     for d, size in enumerate(b.shape(index)):  # only as much of the source is written as there are indices
         if size != b.shape(source)[d]:
             shape = [*b.shape(source)[:d], size, *b.shape(source)[d + 1 :]]
@@ -122,11 +122,45 @@ def _scatter(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) ->
     return _written(b, x, source, value, "aten.gather.default", dim, index)
 
 
+def _scatter_privately(b: Builder, x: Ref, dim: int, index: Ref, source: Ref | float, value: Any) -> Any:
+    """x with `source` (of the index's shape, or one number) written where nobody may know: x plus, for each index, its one-hot row times
+    what is to be added there. Indices of a row must differ, as those of a top-k do: where they do not, torch's own result is not
+    defined either."""
+    shape, places = list(value.shape), list(b.shape(index))
+    dim %= len(shape)
+    others = [d for d in range(len(shape)) if d != dim]
+    if any(places[d] != shape[d] for d in others):
+        b.fail("aten.scatter", "a private index for a part of the rows")
+        return None
+    hot = one_hot(b, index, shape[dim])  # [..., k, ..., n]
+    kept = shaped(shape)
+
+    def spread(rows: Ref) -> Ref:
+        """The sum over indices of [..., k, ..., n], n in the place of k."""
+        total = list(places)
+        total[dim] = 1
+        summed = b.op("view", ["aten.sum.dim_IntList", rows, [dim], True], shaped([*total, shape[dim]]))
+        summed = b.op("view", ["aten.transpose.int", summed, dim, -1], shaped([*shape, 1]))
+        return b.op("view", ["aten.squeeze.dim", summed, -1], kept)
+
+    if isinstance(source, Ref):
+        column = moved(b, "aten.unsqueeze.default", b.operand(source), shaped([*places, 1]), -1)
+        written = spread(b.op("mul", [hot, column], shaped([*places, shape[dim]])))
+    else:
+        written = b.op("mul", [spread(b.secret(hot)), float(source)], kept)
+    if number(b, x) == 0:
+        return written
+    free = b.op("sub", [1.0, spread(b.secret(hot))], kept)
+    return b.op("add", [b.op("mul", [free, x], kept), written], value)
+
+
 @rule("scatter.value")
 def _scatter_value(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    x, dim, index, number = args
+    x, dim, index, fill = args
+    if b.level(index) not in _CLEAR:
+        return _scatter_privately(b, x, dim, index, float(held(fill)), value)
     source = b.add(
-        "aten::aten.full.default", (list(b.shape(index)), float(number)), "constant", shaped(b.shape(index))
+        "aten::aten.full.default", (list(b.shape(index)), float(fill)), "constant", shaped(b.shape(index))
     )
     return _scatter(b, [x, dim, index, source], kwargs, value)
 

@@ -167,7 +167,9 @@ def examine(
             headroom = min(headroom, limit - _log2(value))
             own = name == MAGNITUDE
             margin = 1.0 if own and settled else 2.0**margin_bits
-            high = 2.0 ** (min(limit, bound) if own else limit)
+            high = 2.0**limit
+            if own:  # a bound may be reached: a bit is 1
+                high = min(high, 2.0**bound * (1 + 1e-9))
             quantity = Quantity(node, name, 0.0, value, None, high, 1.0, margin, bits)
             found.append(quantity)
             if own and follows:

@@ -21,9 +21,9 @@ from secure_eval.functions.logarithm import LOG_RANGE
 from secure_eval.functions.normalised import reciprocal, rsqrt
 from secure_eval.functions.octave_power import SIGNED_RANGE, SQRT_RANGE
 from secure_eval.functions.root_mean_square import plan, widest
+from secure_eval.functions.softmax import MOST_BITS
 from secure_eval.program import Node
 from secure_eval.reference import MEANINGS
-from secure_eval.rules.nonlinear import MASK_BELOW
 
 VALUE_BITS = ring.BITS - ring.HEADROOM_BITS
 """A ring element has to be below 2^VALUE_BITS in magnitude wherever it is truncated, compared or selected."""
@@ -51,11 +51,11 @@ def _unless_given(low: float | None, high: float | None) -> Callable[[Node, str]
 
 
 def _scores(x: Tensor, mask: Tensor | None, dim: int) -> Mapping[str, Tensor]:
-    if mask is not None:
-        keep = mask if mask.dtype == torch.bool else mask > MASK_BELOW
-        x = x if mask.dtype == torch.bool else x + torch.where(keep, mask, 0.0)
-        x = torch.where(torch.broadcast_to(keep, x.shape), x, 0.0)
-    return {"magnitude of the scores": x.abs()}
+    if mask is None:
+        return {"magnitude of the scores": x.abs()}
+    keep = torch.broadcast_to(mask if mask.dtype == torch.bool else mask != -torch.inf, x.shape)
+    kept = torch.where(keep, x if mask.dtype == torch.bool else x + mask, 0.0)
+    return {"magnitude of the scores": torch.maximum(x.abs(), kept.abs())}
 
 
 def _rows(
@@ -147,7 +147,9 @@ STATED: dict[str, Stated] = {
     ),
     "softmax_numerator": Stated(
         _scores,
-        lambda node, fraction_bits: {"magnitude of the scores": (None, 2.0 ** (60 - 2 * fraction_bits))},
+        lambda node, fraction_bits: {
+            "magnitude of the scores": (None, 2.0 ** (60 - min(2 * fraction_bits, MOST_BITS)))
+        },
     ),
     "layer_norm": Stated(_rows, _row_limits("variance"), _row_margins),
     "rms_norm": Stated(_squares, _row_limits("mean square"), _row_margins),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from secure_eval import ring
@@ -14,21 +13,11 @@ from secure_eval.functions.softmax import softmax_numerator
 from secure_eval.program import Node
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.rules.registry import rule
-from secure_eval.rules.scaling import plus_clear
-
-MASK_BELOW = -5e3
-"""An additive public mask below this selects; above, it is a number and is added."""
 
 
 @rule
 async def _softmax_numerator(p: Protocol, node: Node, x: Secret, mask: Tensor | None, dim: int) -> Secret:
-    if mask is None:
-        return await softmax_numerator(p, x, None, dim)
-    if mask.dtype == torch.bool:
-        return await softmax_numerator(p, x, mask, dim)
-    keep = mask > MASK_BELOW
-    x = await plus_clear(p, x, torch.where(keep, mask, torch.zeros_like(mask)))
-    return await softmax_numerator(p, x, keep, dim)
+    return await softmax_numerator(p, x, mask, dim)
 
 
 @rule

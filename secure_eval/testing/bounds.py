@@ -25,7 +25,6 @@ from torch import Tensor
 from secure_eval.magnitudes import VALUE_BITS
 from secure_eval.program import Node
 from secure_eval.reference import MEANINGS
-from secure_eval.rules.nonlinear import MASK_BELOW
 
 RELATIVE = 2.0**-22
 """Of float32: inputs are given and outputs returned in it."""
@@ -265,7 +264,7 @@ def _numerator(steps: Steps, value: Tensor, x: Approximate, mask: Tensor | None,
     result = value * torch.expm1(off) + 8e-4 * value * torch.exp(off) + 2.0**-17 + steps.cut
     if mask is None:
         return result
-    keep = torch.broadcast_to(mask if mask.dtype == torch.bool else mask > MASK_BELOW, value.shape)
+    keep = torch.broadcast_to(mask if mask.dtype == torch.bool else mask != -torch.inf, value.shape)
     return torch.where(keep | ~keep.any(dim, keepdim=True), result, 0.0)
 
 

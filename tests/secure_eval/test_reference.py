@@ -107,7 +107,7 @@ def softmax_program(mask: Tensor) -> Program:
     "mask",
     (
         torch.tensor([[True, False, True], [False, False, False]]),
-        torch.tensor([[0.0, -1e9, -1.5], [-1e9, -1e9, -1e9]]),
+        torch.tensor([[0.0, float("-inf"), -1.5], [float("-inf")] * 3]),
     ),
     ids=("bool", "additive"),
 )

@@ -267,7 +267,11 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
         lambda x: x.index_put((torch.tensor([0, 0]),), x[:2], accumulate=True),
         "that accumulates",
     ),
-    "secret destination": (lambda x: x.scatter(1, (x[:, :1] > 0).long(), x[:, :1]), "depends on private"),
+    "secret destination": (lambda x: x.index_put(((x[:, 0] > 0).long(),), x), "depends on private"),
+    "secret destination of some rows": (
+        lambda x: x.scatter(0, (x[:1, :1] > 0).long(), x[:1, :1]),
+        "a private index for a part",
+    ),
 }
 
 
