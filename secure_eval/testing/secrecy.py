@@ -110,8 +110,8 @@ class SecrecyConformance:
         return knowledge
 
     def _uniform(self, knowledge: Knowledge) -> list[tuple[bytes, int]]:
-        """Key and index of each uniform tensor of a correlation. Where there is a dealer, party 1's, which expands no others: changed there,
-        what it shares with party 0 changes as a whole."""
+        """Key and index of each uniform tensor of a correlation. Where there is a dealer, party 1's, which expands no others: with its
+        share, what is shared changes."""
         inputs = {e.key for e in knowledge.expansions if e.role in ("client", "owner")}
         mine = [e for e in knowledge.expansions if e.role == "party1" or not self.cls.has_dealer]
         return list(dict.fromkeys((e.key, e.index) for e in mine if e.key not in inputs))
