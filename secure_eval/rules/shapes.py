@@ -19,7 +19,8 @@ from secure_eval.scheduler import gather
 @rule
 async def _view(p: Protocol, node: Node, target: str, x: Secret, *rest: Any) -> Secret:
     function = operation(target, VIEWS)
-    if target.split(".")[1] in ("sum", "cumsum"):
+    name = target.split(".")[1]
+    if name in ("sum", "cumsum"):
         x = await fitted(p, x, room(p, node))
     return x.map(lambda s: function(s, *rest))
 
