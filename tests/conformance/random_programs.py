@@ -173,8 +173,10 @@ class Sketch:
             largest = float((value.abs() + off).max())
             if largest > 2.0**node.bound:
                 sure = proven(Program((*self.nodes, node), (), (), self.constants))
-                assert largest <= 2.0 ** sure.get(node.name, inf), (
-                    f"{node!r} is {largest}, above what was proven"
+                # An error bound that hangs on an open comparison says nothing of how large the value may be.
+                settled = (value.abs() + off)[off <= COARSE * value.abs().clamp(min=1)]
+                assert bool((settled <= 2.0 ** sure.get(node.name, inf)).all()), (
+                    f"{node!r} is {float(settled.max())}, above what was proven"
                 )
             if not largest < 2.0**node.bound:
                 raise DoesNotApply
@@ -505,7 +507,17 @@ def _layer_norm(s: Sketch, op: str) -> Ref:
     n, eps = prod(shape[-dims:]), s.draw(st.sampled_from((1e-5, 1e-12)))
     rest = (dims, *rest, eps, *widest(n, deviation_scale(n) if op == "layer_norm" else 1.0, eps))
     _stated(s, op, x, *rest)
+    _certain_rows(s, x, dims, op == "layer_norm", eps)
     return s.secret(op, x, *rest)
+
+
+def _certain_rows(s: Sketch, x: Ref, dims: int, centred: bool, eps: float) -> None:
+    """DoesNotApply where a row may be half as large as it is off: what becomes of it has no bound worth the name."""
+    known, axes = s.value(x), tuple(range(-dims, 0))
+    y = known.value - known.value.mean(axes, keepdim=True) if centred else known.value
+    size = ((y**2).mean(axes) + eps).sqrt()
+    if bool((known.error.amax(axes) * 4 > size).any()):
+        raise DoesNotApply
 
 
 def _amax(s: Sketch, op: str) -> Ref:
