@@ -156,8 +156,10 @@ def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, A
     if any(isinstance(a, Picked) for a in args) or target == "aten.index.Tensor" and not _is_static(value):
         if not isinstance(value, Tensor):
             return _READ
-        if (found := picked(builder, target, args)) is not None:
-            return found
+        found = picked(builder, target, args)
+        if found is None:
+            builder.fail(target, "how many elements come out depends on values")
+        return _MISSING if found is None else found
     if target in _COUNTED and not _is_static(value):
         return [_READ] * len(value)
     if target in _READS or _reads([args, list(kwargs.values())]):
@@ -315,6 +317,16 @@ def _clear(
         return _MISSING
     if target == "aten.to.device":  # where a value lives is the engine's choice
         target, args = "aten.to.dtype", [args[0], args[2] if len(args) > 2 else value.dtype]
+    if target == "aten.batch_norm.default":  # it may change its statistics; these two never do
+        x, weight, bias, mean, variance, training, momentum, eps = args[:8]
+        if mean is None and variance is None:
+            target, args = "aten._native_batch_norm_legit.no_stats", [x, weight, bias, True, momentum, eps]
+        elif not training:
+            target = "aten._native_batch_norm_legit_no_training.default"
+            args = [x, weight, bias, mean, variance, momentum, eps]
+        if target != "aten.batch_norm.default":
+            whole = builder.add(f"aten::{target}", tuple(args), level, ())
+            return builder.shared_if_real(builder.add("getitem", (whole, 0), level, value))
     if not is_clear(target):
         builder.fail(target, "is not among the operations that a program may name")
         return _MISSING

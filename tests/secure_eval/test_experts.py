@@ -118,3 +118,14 @@ def test_a_mixture_costs_the_products_of_all_its_experts() -> None:
 
     four, eight = megabytes(4), megabytes(8)
     assert 1.3 < eight / four < 2.0
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    """Also one whose capture fails."""
+    model, query = _mixture(), _tokens()
+    secure_eval.capture(model, query)
+    assert not any("forward" in vars(m) for m in model.modules())
+    model.train()
+    with pytest.raises(ValueError, match="training mode"):
+        secure_eval.capture(model, query)
+    assert not any("forward" in vars(m) for m in model.modules())
