@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -111,32 +112,86 @@ def load(root: Path = ROOT) -> list[Mutant]:
     return list(found.values())
 
 
-def _pytest(tree: Path, tests: Sequence[str], *options: str, timeout: float = TIMEOUT) -> tuple[int, str]:
-    """Exit status and output of pytest in a tree; status -1 where it took longer than `timeout`."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(tree),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *options, *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+class Tree:
+    """A copy of the tree, and a process that has imported the libraries which take seconds: each run of pytest is a fork of it."""
+
+    def __init__(self, root: Path, path: Path):
+        self.path = path
+        shutil.copytree(root, path, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _FORKING],
+            cwd=path,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-    except subprocess.TimeoutExpired:
-        return -1, ""
-    return done.returncode, done.stdout + done.stderr
+
+    def pytest(self, tests: Sequence[str], *options: str, timeout: float = TIMEOUT) -> tuple[int, str]:
+        """Exit status and output of pytest; status -1 where it took longer than `timeout`."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        output = self.path / "pytest-output"
+        arguments = ["-q", "-p", "no:cacheprovider", "--tb=no", *options, *tests]
+        self._process.stdin.write(json.dumps([arguments, str(output), timeout]) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline()), output.read_text(errors="replace")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
-def _judge(mutant: Mutant, tree: Path) -> Outcome:
+_FORKING = """
+import importlib.util, json, os, signal, sys, time
+sys.path.insert(0, os.getcwd())  # as `python -m pytest` does
+for name in ("pytest", "hypothesis", "numpy", "torch", "transformers", "optuna", "numba", "datasets"):
+    if importlib.util.find_spec(name):
+        __import__(name)
+for line in sys.stdin:
+    arguments, output, timeout = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(file, 1), os.dup2(file, 2)
+        import pytest
+        try:
+            status = int(pytest.main(arguments))
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            status = 3
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+    until, found = time.monotonic() + timeout, (0, 0)
+    while found[0] == 0 and time.monotonic() < until:
+        found = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.02)
+    try:
+        os.killpg(child, signal.SIGKILL)  # what it may have left running, and itself where it took too long
+    except ProcessLookupError:
+        pass
+    if found[0] == 0:
+        os.waitpid(child, 0)
+    print(-1 if found[0] == 0 else os.waitstatus_to_exitcode(found[1]), flush=True)
+"""
+
+
+def _judge(mutant: Mutant, tree: Tree) -> Outcome:
     """Makes the mistake in `tree`, runs its tests, and takes the mistake back."""
-    path = tree / mutant.file
+    path = tree.path / mutant.file
     before, stat = path.read_text(), path.stat()
     start = time.monotonic()
     try:
         path.write_text(mutant.mutated(before))
-        status, output = _pytest(tree, mutant.tests, "-x")
+        status, output = tree.pytest(mutant.tests, "-x")
     finally:
         path.write_text(before)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -155,16 +210,16 @@ def _judge(mutant: Mutant, tree: Path) -> Outcome:
 
 def run(mutants: Sequence[Mutant], root: Path = ROOT, workers: int = 2) -> list[Outcome]:
     """Judges every mutant in copies of the tree under `root`. Raises BadList where a named test fails without any mistake."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        trees: queue.Queue[Path] = queue.Queue()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ExitStack() as stack:
+        trees: queue.Queue[Tree] = queue.Queue()
         for i in range(workers):
-            tree = Path(folder) / f"tree{i}"
-            shutil.copytree(root, tree, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            tree = Tree(root, Path(folder) / f"tree{i}")
+            stack.callback(tree.close)
             trees.put(tree)
         tests = list(dict.fromkeys(t for m in mutants for t in m.tests))
         tree = trees.get()
         parallel = ("-n", str(workers)) if workers > 1 else ()
-        status, output = _pytest(tree, tests, *parallel, timeout=ALL_TIMEOUT)
+        status, output = tree.pytest(tests, *parallel, timeout=ALL_TIMEOUT)
         trees.put(tree)
         if status != 0:
             raise BadList(
