@@ -16,7 +16,7 @@ from math import inf
 from typing import Any
 
 from secure_eval.magnitudes import bits, promise
-from secure_eval.program import Program
+from secure_eval.program import Node, Program
 from secure_eval.ranges.calibration import Batch, Ranges, calibrate
 from secure_eval.ranges.checking import Quantity, RangeError, examine
 from secure_eval.ranges.narrowing import narrow_ranges
@@ -27,7 +27,7 @@ _SHOWN = 8
 @dataclass(frozen=True)
 class Entry:
     """One quantity of a site's operations, over all inputs: between what it lay, between what it may lie, and how many times it could
-    double (or halve) before it is beyond that. None: not looked at, or without a limit."""
+    double (or halve) before it is beyond that. None: not looked at, without a limit, or inside its limits whatever the inputs."""
 
     site: str
     op: str
@@ -123,6 +123,7 @@ def certify(
     if not margin_bits >= 1:
         raise ValueError(f"margin_bits={margin_bits}; allowed: 1 or more")
     seen = calibrate(program, batches)
+    captured = program.by_name
     if narrow is not None:
         program = narrow_ranges(program, seen, narrow)
     program = bounded(program, seen, margin_bits, fraction_bits)
@@ -136,9 +137,15 @@ def certify(
         fraction_bits,
         narrow,
         report.truncated_elements,
-        _entries(quantities),
+        _entries([replace(q, proven=q.proven or _proven(q, captured)) for q in quantities]),
     )
     return program, certificate
+
+
+def _proven(quantity: Quantity, captured: Mapping[str, Node]) -> bool:
+    """Whether a function's range needs no margin and was not fitted to the inputs: its making proves it."""
+    settled = quantity.fraction_bits is None and quantity.margin_low == quantity.margin_high == 1.0
+    return settled and captured[quantity.node.name].args == quantity.node.args
 
 
 def bounded(program: Program, seen: Ranges, margin_bits: float, fraction_bits: int) -> Program:
@@ -168,7 +175,7 @@ def _entries(quantities: Sequence[Quantity]) -> tuple[Entry, ...]:
         if q.node.op == "share_weight":
             continue
         key = q.node.site, q.node.op, q.name
-        if key not in worst or q.spare_bits < worst[key].spare_bits:
+        if key not in worst or (q.proven, q.spare_bits) < (worst[key].proven, worst[key].spare_bits):
             worst[key] = q
     return tuple(
         Entry(
@@ -177,7 +184,7 @@ def _entries(quantities: Sequence[Quantity]) -> tuple[Entry, ...]:
             q.largest,
             q.low,
             q.high,
-            q.spare_bits if q.spare_bits < inf else None,
+            q.spare_bits if q.spare_bits < inf and not q.proven else None,
         )
         for key, q in worst.items()
     )

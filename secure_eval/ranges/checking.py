@@ -113,6 +113,8 @@ class Quantity:
     margin_high: float = 1.0
     fraction_bits: int | None = None
     """Of what the ring holds; `high` is then no limit that may be reached."""
+    proven: bool = False
+    """Between its limits whatever the inputs."""
 
     @property
     def spare_bits(self) -> float:
@@ -170,7 +172,8 @@ def examine(
             high = 2.0**limit
             if own:  # a bound may be reached: a bit is 1
                 high = min(high, 2.0**bound * (1 + 1e-9))
-            quantity = Quantity(node, name, 0.0, value, None, high, 1.0, margin, bits)
+            always = own and sure.get(node.name, inf) <= bound
+            quantity = Quantity(node, name, 0.0, value, None, high, 1.0, margin, bits, always)
             found.append(quantity)
             if own and follows:
                 implied += quantity.violations()

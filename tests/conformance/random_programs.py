@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, floor, inf, log2, prod
+from math import ceil, floor, log2, prod
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secure_eval.functions.layer_norm import deviation_scale
 from secure_eval.functions.root_mean_square import widest
-from secure_eval.magnitudes import bits, promise, proven, with_bounds
+from secure_eval.magnitudes import bits, own_limit, promise, with_bounds
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.ranges import STATED
 from secure_eval.reference import MEANINGS
@@ -161,25 +161,19 @@ class Sketch:
         value = MEANINGS[op](*(self.exact(a) for a in args)).double()
         node = Node(f"{op}_{len(self.nodes)}", op, args, "secret", tuple(value.shape), site=f"made.{op}")
         node = replace(node, dtype=torch.bool if op in COMPARISONS else torch.float32, integral=integral)
-        node = self.bounded(node)
+        node_as_drawn, node = node, self.bounded(node)
         off = error(node, self.steps, value, [self.value(a) for a in args])
         if value.numel() and op not in ("share_input", "share_weight", *COMPARISONS):
             worst = float((off / value.abs().clamp(min=1)).max())
             # What hangs on an open comparison may be far off.
             determined = float((off / value.abs().clamp(min=1)).median())
-            assert node.bound is not None
             if min(worst, determined) > COARSE:
                 raise DoesNotApply
-            largest = float((value.abs() + off).max())
-            if largest > 2.0**node.bound:
-                sure = proven(Program((*self.nodes, node), (), (), self.constants))
-                # An error bound that hangs on an open comparison says nothing of how large the value may be.
-                settled = (value.abs() + off)[off <= COARSE * value.abs().clamp(min=1)]
-                assert bool((settled <= 2.0 ** sure.get(node.name, inf)).all()), (
-                    f"{node!r} is {float(settled.max())}, above what was proven"
-                )
-            if not largest < 2.0**node.bound:
+            if not float((value.abs() + off).max()) < 2.0 ** own_limit(node_as_drawn, self.fraction_bits):
                 raise DoesNotApply
+            assert node.bound is not None
+            beyond = f"{node!r} is {value.tolist()}, above what its operands prove"
+            assert float(value.abs().max()) < 2.0**node.bound, beyond
         bound = None
         if self.certified and value.numel():
             largest = float((value.abs() + off).max()) * self.draw(st.sampled_from((1.0, 1.5, 8.0)))

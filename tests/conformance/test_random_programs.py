@@ -97,7 +97,7 @@ async def flipped(rule: Make, p: Protocol, node: Node, x: Any, y: Any) -> Any:
 def test_a_wrong_engine_is_noticed(operation: str, mutant: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, operation, partial(mutant, RULES[operation]))
     with pytest.raises(AssertionError, match="times its bound off"):
-        check_examples("plain", settings(SHORT, phases=[Phase.generate], max_examples=300))
+        check_examples("plain", settings(SHORT, phases=[Phase.generate], max_examples=1000))
 
 
 @pytest.mark.parametrize("operation", SECRET_OPERATIONS)

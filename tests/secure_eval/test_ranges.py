@@ -671,3 +671,17 @@ def test_weights_are_taken_to_float64_once(block: nn.Module, monkeypatch: pytest
     ranges.calibrate(program, batches())
     parameters = sum(n.op == "parameter" for n in program.nodes)
     assert parameters and taken.count("parameter") == parameters
+
+
+def test_a_certificate_has_nothing_to_spare_of_what_is_proven() -> None:
+    """The sum of a softmax is between 1 and its length whatever the scores, and reaches both: no bit of margin says anything there."""
+    x = torch.zeros(2, 8)
+    x[0, 3] = 9.0
+    _, certificate = ranges.certify(program_of(lambda x: torch.softmax(x, -1), x), [(x,)], narrow=None)
+    entries = {(e.op, e.quantity): e for e in certificate.entries}
+    assert (
+        entries["reciprocal", "argument"].largest == 8.0
+        and entries["reciprocal", "argument"].spare_bits is None
+    )
+    assert entries["softmax_numerator", "magnitude"].spare_bits is None
+    assert entries["share_input", "magnitude"].spare_bits is not None and certificate.spare_bits >= 2
