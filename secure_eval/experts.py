@@ -36,7 +36,7 @@ def every_expert(
         top_k_index: [tokens, k], experts by number.
         top_k_weights: [tokens, k].
     """
-    count = int(self.num_experts)
+    count: int = self.num_experts  # type: ignore[assignment]
     chosen = nn.functional.one_hot(top_k_index, count).to(top_k_weights.dtype)  # [tokens, k, experts]
     shares = (chosen * top_k_weights.unsqueeze(-1)).sum(-2)
     inner = _product(self, hidden_states.unsqueeze(0), "gate_up_proj" if self.has_gate else "up_proj")
