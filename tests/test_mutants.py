@@ -18,7 +18,9 @@ spec.loader.exec_module(mutants)
 
 
 def test_each_mutant_still_finds_its_text_and_its_tests() -> None:
-    suite = [path.read_text() for path in (mutants.ROOT / "secure_eval/testing").glob("*.py")]  # inherited tests
+    suite = [
+        path.read_text() for path in (mutants.ROOT / "secure_eval/testing").glob("*.py")
+    ]  # inherited tests
     for mutant in mutants.load():
         for test in mutant.tests:
             file, *names = test.split("::")

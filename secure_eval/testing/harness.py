@@ -204,7 +204,7 @@ def _evaluated(
         traffic = observe(launcher._transports) if record or knowledge is not None else []
         if knowledge is not None:
             knowledge.traffic = traffic
-            for role in (launcher._owner, launcher._client, launcher._dealer, *parties):
+            for role in filter(None, (launcher._owner, launcher._client, launcher._dealer, *parties)):
                 for phase in ("setup", "offline", "online"):
                     if hasattr(role, phase):
                         setattr(role, phase, knowledge.labelled(role.transport.role, getattr(role, phase)))

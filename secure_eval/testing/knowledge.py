@@ -183,10 +183,10 @@ def openings(traffic: Sequence[Traffic]) -> dict[tuple[Any, ...], Tensor]:
         if t.phase == "online" and t.sent and t.role.startswith("party") and t.peer.startswith("party")
     }
     found = {}
-    for (a, b, *place), one in sent.items():
-        other = sent.get((b, a, *place))
+    for (a, b, number, position), one in sent.items():
+        other = sent.get((b, a, number, position))
         if a < b and other is not None and (one.shape, one.dtype) == (other.shape, other.dtype):
-            found[a, b, *place] = one + other if one.dtype == ring.DTYPE else one ^ other
+            found[a, b, number, position] = one + other if one.dtype == ring.DTYPE else one ^ other
     return found
 
 

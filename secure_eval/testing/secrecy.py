@@ -197,7 +197,8 @@ class SecrecyConformance:
         shape = (few,) if len(shape) == 1 else (9, 9)
         values = [torch.randint(-(1 << 20), 1 << 20, shape, generator=generator) for _ in range(2)]
         first = self.known(function, *values)
-        before, masks = openings(first.traffic), {}
+        before = openings(first.traffic)
+        masks: dict[Any, list[Any]] = {}
         for key, index in self._uniform(first):
             again = self.known(function, *values, knowledge=Knowledge(first, (key, index)))
             for place in moved(before, openings(again.traffic)):
