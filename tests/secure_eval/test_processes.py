@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def test_each_party_and_the_dealer_are_processes_of_their_own(model: nn.Module) 
         assert len({*processes.values(), os.getpid()}) == 4
     children = launcher._children.values()
     assert len(children) == 3 and all(child.process.poll() is not None for child in children)
+
+
+def test_ending_kills_a_stopped_process_too(model: nn.Module) -> None:
+    """At once, not with the threads that started them."""
+    with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
+        launcher = secure._launcher
+        assert isinstance(launcher, Processes)
+        processes = [child.process for child in launcher._children.values()]
+        os.kill(processes[0].pid, signal.SIGSTOP)
+        launcher._end()
+        assert [process.wait(10) for process in processes] == [-signal.SIGKILL] * 3
 
 
 def test_a_value_that_does_not_fit_is_refused_and_the_processes_go_on(model: nn.Module) -> None:
