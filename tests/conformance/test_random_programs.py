@@ -111,7 +111,7 @@ def test_bounds_are_tight_and_programs_use_everything_that_is_drawn() -> None:
     seen: Counter[str] = Counter()
     bounds: list[torch.Tensor] = []
 
-    @settings(SHORT, max_examples=400)
+    @settings(SHORT, max_examples=700)
     @given(programs())
     def collect(drawn: Drawn) -> None:
         seen.update(n.op for n in drawn.program.nodes if n.level == "secret")

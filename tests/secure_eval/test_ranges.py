@@ -204,10 +204,11 @@ def test_truncations_that_may_fail_are_added_up(block: nn.Module, monkeypatch: p
     seen = ranges.calibrate(program, [(x,)])
     monkeypatch.setattr(protocols, "get", lambda name: Local)
     report = ranges.check(program, seen)
-    # x^2 = 9 with 32 fraction bits is truncated for the second product, which is left at 32 or 48.
+    # x^2 = 9 with 32 fraction bits is truncated for the second product, and this one before it leaves.
     assert report.truncated_elements == sum(t.elements for t in place(program, 16).truncations)
     truncated = [t for t in place(program, 16).truncations]
-    wanted = sum(t.elements * 9 * 2.0 ** (t.fraction_bits - 64) for t in truncated)
+    of_source = {n: o.largest for n, o in seen.nodes.items()}
+    wanted = sum(t.elements * of_source[t.source or ""] * 2.0 ** (t.fraction_bits - 64) for t in truncated)
     assert report.expected_failures == pytest.approx(wanted)
 
 
