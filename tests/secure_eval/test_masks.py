@@ -112,9 +112,6 @@ class Attention(nn.Module):
         self.spelling, self.low, self.before, self.bias = spelling, low, before, bias
         self.table = nn.Parameter(torch.randn(2 * LENGTH, HEADS, generator=generator))
         self.register_buffer("places", torch.arange(LENGTH)[:, None] - torch.arange(LENGTH) + LENGTH)
-        self.register_buffer(
-            "slopes", -torch.arange(LENGTH).float().expand(HEADS, 1, LENGTH), persistent=False
-        )
 
     def scores(self, x: Tensor, kept: Tensor) -> Tensor:
         scores = x @ x.transpose(-1, -2)
@@ -127,7 +124,7 @@ class Attention(nn.Module):
         if self.bias == "secret last":
             scores = scores + self.table[self.places].permute(2, 0, 1)
         if self.bias == "public":
-            scores = scores + self.slopes
+            scores = scores - torch.arange(LENGTH, dtype=scores.dtype)
         return scores * 0.3 if self.before else scores
 
     def forward(self, x: Tensor, kept: Tensor) -> Tensor:
@@ -223,7 +220,7 @@ def test_a_factor_costs_the_same_in_every_type(kind: torch.dtype, power: int) ->
     class Weighted(nn.Module):
         def forward(self, x: Tensor, kept: Tensor) -> Tensor:
             weights = (x @ x.transpose(-1, -2) * 0.2 + 1) ** (2**power)
-            weights = weights * kept[:, None, None, :].to(weights.dtype)
+            weights = weights * kept.to(weights.dtype)[:, None, None, :]
             return weights @ x
 
     def cost(kind: torch.dtype) -> tuple[int, float]:
