@@ -252,8 +252,8 @@ def test_logarithms_of_masked_softmaxes(low: str) -> None:
             scores = self.scores(x, kept)
             return F.log_softmax(scores, -1), scores.logsumexp(-1)
 
-    for spelling in (_added, _filled):
-        model = Both(spelling, NUMBERS[low], False, "").eval()
+    for spelling, bias in product((_added, _filled), ("", "public")):
+        model = Both(spelling, NUMBERS[low], False, bias).eval()
         with secure_eval.compile(model, query, "plain", public=("kept",)) as secure:
             logs, total = secure(**query)
         wanted_logs, wanted_total = model(**query)
