@@ -26,7 +26,8 @@ class AtTheEnd(nn.Module):
         self.table, self.layer, self.place = nn.Embedding(9, 6), nn.Linear(6, 6), place
 
     def forward(self, ids: Tensor) -> Tensor:
-        states = torch.tanh(self.layer(self.table(ids)))
+        places = torch.arange(5)[:, None] * 0.3  # the same token is another state elsewhere
+        states = torch.tanh(self.layer(self.table(ids)) - places)
         ends = ids.eq(2)
         torch._check(torch.unique_consecutive(ends.sum(1)).numel() == 1)
         picked: Tensor = states[ends, :].view(states.size(0), -1, states.size(-1))[:, self.place, :]
