@@ -26,11 +26,12 @@ SHOWN = 8
 class Certified:
     """What training texts say of a model's values.
 
-    program: with bounds and ranges narrowed to what was met; as captured where something does not fit.
+    program: with bounds and ranges narrowed to what was met; as captured where something does not fit. captured: as captured.
     certificate: None where something does not fit; `violations` then says all that does not.
     """
 
     program: secure_eval.Program
+    captured: secure_eval.Program
     certificate: Certificate | None
     violations: tuple[str, ...] = ()
 
@@ -69,9 +70,9 @@ def certify(model: PreTrainedModel, tokens: Tokens, secure: Secure, progress: Ca
             program, queries.inputs, margin_bits=secure.range_margin_bits, protocol=secure.protocol
         )
     except RangeError as error:
-        return Certified(program, None, tuple(map(str, error.report.violations)))
+        return Certified(program, program, None, tuple(map(str, error.report.violations)))
     progress(len(queries), len(queries), certificate.summary())
-    return Certified(found, certificate)
+    return Certified(found, program, certificate)
 
 
 def certified(model: PreTrainedModel, tokens: Tokens, secure: Secure, found: Mapping[str, Any]) -> Certified:
@@ -88,7 +89,7 @@ def certified(model: PreTrainedModel, tokens: Tokens, secure: Secure, found: Map
     if [(n.name, n.op, n.shape) for n in kept.nodes] != [(n.name, n.op, n.shape) for n in program.nodes]:
         raise RecipeError("the model is another program than the one that was certified")
     certificate = None if found["certificate"] is None else Certificate.from_dict(found["certificate"])
-    return Certified(replace(program, nodes=kept.nodes), certificate, tuple(found["violations"]))
+    return Certified(replace(program, nodes=kept.nodes), program, certificate, tuple(found["violations"]))
 
 
 def recorded(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,10 @@ def check(context: Context, progress: Callback) -> None:
     if config is not None:
         problems.catch("teacher.checkpoint", lambda: context.tokenizer)
     progress(1, STEPS, "data")
-    splits = None if config is None else problems.catch("teacher.task.data", lambda: context.read)
+    # Without a checkpoint the data can still be read, though not its classes held against the checkpoint's.
+    splits = problems.catch(
+        "teacher.task.data", lambda: load_data(context) if config is None else context.read
+    )
     problems.catch("search.sites", lambda: check_space(context, None))
     problems.stop()
     assert config is not None and splits is not None
@@ -92,6 +95,13 @@ def load_config(context: Context) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RecipeError(f"checkpoint {name!r} does not load: {reason}") from None
+
+
+def load_data(context: Context) -> Splits:
+    """The splits as they are read; a file that is missing, a column or a pattern that does not fit is an error of distill's own."""
+    import distill
+
+    return distill.load(context.task)
 
 
 def build(context: Context, config: Any, num_labels: int) -> PreTrainedModel:

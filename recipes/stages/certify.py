@@ -23,7 +23,8 @@ def steps(context: Context) -> list[Step]:
 
 
 def result(context: Context, identifier: str) -> dict[str, Any]:
-    """What a model's step left: "fits", "violations", "certificate", "nodes", "cost"."""
+    """What a model's step left: "fits", "violations", "certificate", "nodes", "cost" of the certified program, and
+    "captured_cost" of the one before, which the search compared."""
     found: dict[str, Any] = read_json(context.run / _file(identifier))
     return found
 
@@ -40,11 +41,15 @@ def _step(context: Context, identifier: str) -> Step:
     recipe = context.recipe
 
     def work(progress: Callback) -> None:
+        import cost_models
         from recipes.certification import certify
 
         found = certify(context.trained(identifier), context.tokens("train"), recipe.secure, progress)
-        cost = found.cost(recipe.secure.protocol)
-        write_json(context.run / _file(identifier), found.to_dict() | {"cost": cost.to_dict()})
+        costs = {
+            "cost": found.cost(recipe.secure.protocol).to_dict(),
+            "captured_cost": cost_models.predict(found.captured, protocol=recipe.secure.protocol).to_dict(),
+        }
+        write_json(context.run / _file(identifier), found.to_dict() | costs)
 
     shape = section(recipe, "secure")["secure"]
     return Step(

@@ -95,8 +95,13 @@ def choose(context: Context, progress: Callback) -> dict[str, Any]:
     }
     own = [name for name in trained if name not in distill_stage.baselines(context)]
     network = context.recipe.secure.network
-    bounds = bounds_of(context, predicted)
-    faults = {name: exceeded(predicted[name], bounds, network) for name in names}
+    # Limits hold of what the search compared: what certificates save depends on the texts that they were made with.
+    captured = {
+        name: predicted_figures(Cost.from_dict(found["captured_cost"]), context.recipe.secure)
+        for name, found in certified.items()
+    }
+    bounds = bounds_of(context, captured)
+    faults = {name: exceeded(captured[name], bounds, network) for name in names}
     within = {name: not found for name, found in faults.items()}
     for name in own:  # what fixed point cannot hold is no candidate, whatever it scores
         if not certified[name]["fits"]:

@@ -121,7 +121,7 @@ def test_cost_of_a_config(config: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["model"] == str(config)
-    assert (found["protocol"], found["network"], found["device"]) == ("dealer2pc", "lan", "cpu")
+    assert (found["protocol"], found["network"], found["device"]) == ("dealer2pc", "lan", "auto")
     assert found["setup"].keys() == {"bytes", "rounds"} and found["offline"].keys() == {"bytes"}
     assert found["online"].keys() == {"bytes", "rounds", "macs"} and found["online"]["bytes"] > 0
     seconds = found["seconds"]

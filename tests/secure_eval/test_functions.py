@@ -481,7 +481,9 @@ def test_masks_of_padded_batches(protocol: type[Protocol], name: str) -> None:
     assert float((got - wanted)[:3].abs().max()) < 4 * BOUND
     if not name.startswith("attention"):
         assert not got[1, :, 2:].any() and not got[2, :, 1:].any()
-        assert float((got[3] - 1 / 6).abs().max()) < BOUND
+        # A number that floating point can add to every score leaves their differences as they are.
+        alone = torch.softmax(x[3].double(), -1) if name == "-10000" else torch.full((6, 6), 1 / 6)
+        assert float((got[3] - alone).abs().max()) < 4 * BOUND
 
 
 def test_fully_masked_rows_become_uniform(protocol: type[Protocol]) -> None:
