@@ -75,7 +75,7 @@ def verified(context: Context) -> list[str]:
 
 
 def choose(context: Context, progress: Callback) -> dict[str, Any]:
-    """{"predicted": {id: figures}, "within": {id: bool}, "tests": {id: paired test on validation}, "ranking": [id, best
+    """{"predicted": {id: figures}, "compared": {id: online figures before certificates, which limits hold of}, "within": {id: bool}, "tests": {id: paired test on validation}, "ranking": [id, best
     first], "chosen", "kept", "reason"}.
 
     The cheapest student within the limits that keeps `verify.max_drop` on validation data (`recipes.paired`); the next
@@ -116,6 +116,7 @@ def choose(context: Context, progress: Callback) -> dict[str, Any]:
     chosen = ranking[0]
     return {
         "predicted": predicted,
+        "compared": {name: figures["online"] for name, figures in captured.items()},
         "within": within,
         "fits": {name: found["fits"] for name, found in certified.items()},
         "tests": tests,
