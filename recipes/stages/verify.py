@@ -75,8 +75,8 @@ def verified(context: Context) -> list[str]:
 
 
 def choose(context: Context, progress: Callback) -> dict[str, Any]:
-    """{"predicted": {id: figures}, "compared": {id: online figures before certificates, which limits hold of}, "within": {id: bool}, "tests": {id: paired test on validation}, "ranking": [id, best
-    first], "chosen", "kept", "reason"}.
+    """{"predicted": {id: figures}, "compared": {id: online figures before certificates, of which limits hold}, "within":
+    {id: bool}, "tests": {id: paired test on validation}, "ranking": [id, best first], "chosen", "kept", "reason"}.
 
     The cheapest student within the limits that keeps `verify.max_drop` on validation data (`recipes.paired`); the next
     ones in rising cost. The level is split evenly over the students tested, so that it holds for the choice. If none
