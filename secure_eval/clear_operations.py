@@ -75,6 +75,7 @@ CLEAR = (
         # sums, products and what layers are made of
         """
         _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training
+        _weight_norm
         _scaled_dot_product_flash_attention_for_cpu _softmax adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         adaptive_max_pool1d adaptive_max_pool2d addbmm addmm addmv avg_pool1d avg_pool2d avg_pool3d baddbmm bilinear bmm cdist
         conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution cosine_similarity count_nonzero cross

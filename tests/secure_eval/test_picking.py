@@ -99,13 +99,15 @@ def test_weights_standardised_by_the_owner() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Conv2d(3, 4, 3)
+            self.positions = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3), dim=2)
 
         def forward(self, x: Tensor) -> Tensor:
             rows = self.layer.weight.reshape(1, 4, -1)
             weight = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(
                 self.layer.weight
             )
-            return F.conv2d(x, weight, self.layer.bias)
+            y: Tensor = self.positions(F.conv2d(x, weight, self.layer.bias))
+            return y
 
     torch.manual_seed(0)
     model, x = Standardised().eval(), torch.randn(1, 3, 5, 5)
