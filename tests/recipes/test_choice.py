@@ -89,7 +89,12 @@ def context_of(answers: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         verify.certify_stage,
         "result",
-        lambda _, name: {"fits": name != "does not fit", "violations": ["a square of 2^31"], "cost": name},
+        lambda _, name: {
+            "fits": name != "does not fit",
+            "violations": ["a square of 2^31"],
+            "cost": name,
+            "captured_cost": name,
+        },
     )
     monkeypatch.setattr(cost_models.Cost, "from_dict", lambda name: name)
     monkeypatch.setattr(
