@@ -171,7 +171,7 @@ def test_emulated_queries_go_on_after_a_kill(copy: Path, recipe: Path) -> None:
     other.write_text(yaml.safe_dump(changed))
     gone = copy / "verify" / "emulated" / "near" / "a student of an earlier front"
     gone.mkdir(parents=True)
-    killed("verify/emulated", "4", "run", other, "--out", copy)
+    killed("verify/emulated", "3", "run", other, "--out", copy)
     logs = list((copy / "verify" / "emulated").glob("*/teacher/queries.jsonl"))
     assert len(logs) == 1
     answered = logs[0].read_text()
