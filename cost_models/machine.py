@@ -32,9 +32,9 @@ log = logging.getLogger("sordino")
 
 BASE = "cpu"
 """The shipped profile that is adapted."""
-BUDGET_S = 12.0
-"""Seconds after which no further round is begun; starting and ending processes takes some more."""
-LEAST_ROUNDS, MOST_ROUNDS = 3, 9
+BUDGET_S = 18.0
+"""Seconds that all may take, starting processes included: a round that would end later is not begun, but for the least."""
+LEAST_ROUNDS, MOST_ROUNDS = 2, 9
 
 Progress = Callable[[int, int, str], None]
 
@@ -101,13 +101,15 @@ def measure(progress: Progress | None = None) -> Device:
     if progress:
         progress(0, MOST_ROUNDS, "measuring this machine once")
     base = load(BASE)
+    end = monotonic() + BUDGET_S
     with _threads(1), Calibration("cpu", _workloads()) as calibration:
         calibration.measure()  # until its memory is in use, a machine is slower
         calibration.restart()
-        started, rounds = monotonic(), 0
-        while rounds < LEAST_ROUNDS or (rounds < MOST_ROUNDS and monotonic() - started < BUDGET_S):
+        rounds, took = 0, 0.0
+        while rounds < LEAST_ROUNDS or (rounds < MOST_ROUNDS and monotonic() + took < end):
+            began = monotonic()
             calibration.measure()
-            rounds += 1
+            took, rounds = monotonic() - began, rounds + 1
             if progress:
                 progress(rounds, MOST_ROUNDS, "measuring this machine once")
         found = adapted(base, calibration)
