@@ -31,9 +31,9 @@ from torch import nn
 import secure_eval
 from secure_eval import protocols
 from secure_eval.model import SecureModel
-from secure_eval.processes import Processes
-from secure_eval.roles import Plan, role_names
-from secure_eval.watch import TIMEOUT_S
+from secure_eval.parties.processes import Processes
+from secure_eval.parties.roles import Plan, role_names
+from secure_eval.parties.watch import TIMEOUT_S
 
 PHASES = ("set-up", "offline", "online")
 SIGNALS = (signal.SIGSTOP, signal.SIGKILL)

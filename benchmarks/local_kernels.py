@@ -1,4 +1,4 @@
-"""What the compiled loops of secure_eval/native gain over the torch functions that define them.
+"""What the compiled loops of secure_eval/kernels/compiled gain over the torch functions that define them.
 
     python benchmarks/local_kernels.py [--elements 196608] [--repeats 15]
 
@@ -42,10 +42,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secure_eval import native, ring
-from secure_eval.kernels import Kernel
-from secure_eval.protocols import bitwords
-from secure_eval.protocols import steps as local
+from secure_eval import ring
+from secure_eval.kernels import compare_radix16, compiled
+from secure_eval.kernels import masked_opening as local
+from secure_eval.kernels.kernel import Kernel
 from secure_eval.randomness import Stream, new_seed
 
 Call = Callable[[], Any]
@@ -68,8 +68,8 @@ def _pieces(kernel: Kernel[..., Any], tensors: list[Tensor], parameters: dict[st
 
 def steps(n: int) -> list[tuple[Kernel[..., Any], list[Tensor], dict[str, Any], bool]]:
     """Kernel, inputs, parameters and whether it may be cut in pieces, for n elements."""
-    words, byte = bitwords.words(n), torch.uint8
-    products = [len(bitwords.monomials(p)) for p in (True, False)]
+    words, byte = compare_radix16.words(n), torch.uint8
+    products = [len(compare_radix16.monomials(p)) for p in (True, False)]
     wraps = [_random(n, dtype=ring.smallest_dtype(24)) for _ in range(3)]
     first = [
         _random(7, words, dtype=byte),
@@ -80,23 +80,23 @@ def steps(n: int) -> list[tuple[Kernel[..., Any], list[Tensor], dict[str, Any], 
     last.append(_random(products[1], words // 4, dtype=byte))
     one, bit = {"add_public": True}, _random(-(-n // 8), dtype=byte)
     return [
-        (bitwords.indicators, [_random(n)], {}, True),
+        (compare_radix16.indicators, [_random(n)], {}, True),
         (local.mask_readings, [_random(n)], {"shift": 24, "degree": 3}, True),
-        (bitwords.mask_products, [_random(7, words, dtype=byte)], {"need_p": True}, True),
+        (compare_radix16.mask_products, [_random(7, words, dtype=byte)], {"need_p": True}, True),
         (
-            bitwords.compare_first,
+            compare_radix16.compare_first,
             [_random(n), _random(16, n, dtype=torch.int16), _random(7, words, dtype=byte)],
             {"thresholds": (0,), **one},
             False,
         ),
         (
-            bitwords.compare_second,
+            compare_radix16.compare_second,
             [*first, _random(words, dtype=byte), _random(6, words // 4, dtype=byte)],
             one,
             False,
         ),
         (
-            bitwords.compare_last,
+            compare_radix16.compare_last,
             [*last, _random(words // 4, dtype=byte), _random(n, dtype=byte) & 1],
             one,
             False,
@@ -107,7 +107,7 @@ def steps(n: int) -> list[tuple[Kernel[..., Any], list[Tensor], dict[str, Any], 
             {"coefficients": (3, 5, 7, 9), "shift": 24, **one},
             True,
         ),
-        (bitwords.pack_masked, [_random(n, dtype=byte) & 1, bit], {}, False),
+        (compare_radix16.pack_masked, [_random(n, dtype=byte) & 1, bit], {}, False),
         (local.bits_as_ring, [bit], {"shape": (n,)}, False),
         (local.wrap_message, [_random(n), bit], one, False),
         (
@@ -147,7 +147,7 @@ def main() -> None:
         f"{'first':>7s}"
     )
     for kernel, tensors, parameters, divisible in steps(options.elements):
-        loop = native.LOOPS.get(kernel.name)
+        loop = compiled.LOOPS.get(kernel.name)
         calls: dict[str, Call] = {"torch": lambda k=kernel, t=tensors, p=parameters: k.reference(*t, **p)}
         if divisible:
             calls["pieces"] = _pieces(kernel, tensors, parameters)

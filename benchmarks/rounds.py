@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from secure_eval.links import connect_all, issue, listen
-from secure_eval.transport import Tcp, TensorSpec
+from secure_eval.network.links import connect_all, issue, listen
+from secure_eval.network.transport import Tcp, TensorSpec
 
 ROLES = ("party0", "party1")
 

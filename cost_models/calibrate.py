@@ -23,8 +23,8 @@ from cost_models.profile_files import Device, Rate
 from cost_models.replay import Replay, Stopwatch
 from cost_models.squares import Quad, TwoQuad
 from secure_eval.measurement import Counts, Work
+from secure_eval.parties.roles import Plan
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Plan
 
 Progress = Callable[[int, int, str], None]
 _ROUNDS = 7

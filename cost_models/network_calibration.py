@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from cost_models.profile_files import Network
-from secure_eval.links import Credentials, connect_all
-from secure_eval.transport import Tcp, TensorSpec, Transport, TransportError
+from secure_eval.network.links import Credentials, connect_all
+from secure_eval.network.transport import Tcp, TensorSpec, Transport, TransportError
 
 Progress = Callable[[int, int, str], None]
 

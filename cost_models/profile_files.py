@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from secure_eval.emulation import Link
 from secure_eval.measurement import Work
+from secure_eval.network.emulation import Link
 
 
 class ProfileError(ValueError):

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secure_eval.counting import kind_of, work_of
-from secure_eval.kernels import tensors_in, timing
+from secure_eval.kernels.meta_tensors import tensors_in
+from secure_eval.kernels.observation import timing
 from secure_eval.measurement import Work
+from secure_eval.network.transport import Incoming, Outgoing, Transport
+from secure_eval.parties.roles import Dealer, Party, Plan
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Dealer, Party, Plan
-from secure_eval.transport import Incoming, Outgoing, Transport
 
 
 class Echo(Transport):

@@ -14,7 +14,7 @@ from recipes.files import write_text
 from recipes.progress import Reporter
 
 if TYPE_CHECKING:
-    from secure_eval.links import Credentials
+    from secure_eval.network.links import Credentials
 
 LISTEN = "listen"
 PORT = 7341
@@ -36,8 +36,8 @@ def listen(port: int, tls: Path | None, say: Callable[[str], None]) -> None:
     `tls`: a file of credentials for both ends, made here if it isn't there. Raises RecipeError when the link fails.
     """
     from cost_models.network_calibration import accept, serve
-    from secure_eval import links
-    from secure_eval.transport import TransportError
+    from secure_eval.network import links
+    from secure_eval.network.transport import TransportError
 
     credentials = _credentials(tls, "server", say)
     try:
@@ -69,7 +69,7 @@ def network(address: str, tls: Path | None, output: Path, reporter: Reporter) ->
     Raises RecipeError for an address that is none, a file of credentials that is none, and a link that fails.
     """
     from cost_models.network_calibration import connect, lead
-    from secure_eval.transport import TransportError
+    from secure_eval.network.transport import TransportError
 
     host, port = parsed(address)
     check_output(output)
@@ -115,7 +115,7 @@ def _write_profile(output: Path, profile: dict[str, Any]) -> Path:
 
 def _credentials(file: Path | None, role: str, say: Callable[[str], None] | None) -> Credentials | None:
     """This end's credentials of the file; made for both ends by the one that listens, which gives `say`."""
-    from secure_eval.links import Credentials, issue
+    from secure_eval.network.links import Credentials, issue
 
     if file is None:
         return None

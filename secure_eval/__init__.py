@@ -9,9 +9,9 @@ secure.measurement                            bytes, rounds and seconds of .setu
 from secure_eval import protocols, ranges
 from secure_eval.capture import UnsupportedOperations, capture
 from secure_eval.counting import count
-from secure_eval.emulation import Link
 from secure_eval.measurement import Counts, Measurement
 from secure_eval.model import InputError, SecureModel, compile, run
+from secure_eval.network.emulation import Link
 from secure_eval.program import Program
 from secure_eval.ranges import RangeError
 

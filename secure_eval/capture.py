@@ -83,7 +83,7 @@ def capture(
             exported = exported.run_decompositions({})
     tensors = ModelTensors(model, exported, public_tensors)
     while True:
-        builder = Builder(embedding)
+        builder = Builder(embedding, lower)
         inputs, outputs = _lowered(builder, exported, public, tensors)
         if not tensors.publish(builder.needed) and not (
             not builder.unsupported and tensors.publish(tensors.masks(builder))

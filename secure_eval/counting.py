@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secure_eval.kernels import MetaMemo, nbytes, observing, tensors_in
+from secure_eval.kernels.meta_tensors import MetaMemo, nbytes, tensors_in
+from secure_eval.kernels.observation import observing
 from secure_eval.measurement import (
     PHASES,
     Counts,
@@ -30,10 +31,10 @@ from secure_eval.measurement import (
     phase_of_roles,
 )
 from secure_eval.memory import MemoryTracker
+from secure_eval.network.transport import Counting
+from secure_eval.parties.roles import Client, Dealer, Owner, Party, Plan, Role, party_names
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Client, Dealer, Owner, Party, Plan, Role, party_names
-from secure_eval.transport import Counting
 
 _MATMULS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "matmul"}
 _FREE = {"detach", "alias", "empty", "lift_fresh", "_to_copy", "zeros_like"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch._C import _DisableTorchDispatch
 
-from secure_eval.kernels import fresh, tensors_in
+from secure_eval.kernels.meta_tensors import fresh, tensors_in
 
 
 class _Held:

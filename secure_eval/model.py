@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from secure_eval import protocols
 from secure_eval.capture import PUBLIC_INPUTS, capture
 from secure_eval.counting import count
-from secure_eval.emulation import Link
-from secure_eval.launch import Launcher, LauncherClosed, Threads
 from secure_eval.measurement import Measurement
-from secure_eval.processes import Processes
+from secure_eval.network.emulation import Link
+from secure_eval.parties.launch import Launcher, LauncherClosed, Threads
+from secure_eval.parties.processes import Processes
+from secure_eval.parties.roles import Plan
+from secure_eval.parties.watch import TIMEOUT_S, checked_timeout
 from secure_eval.program import Program, PublicConstant
 from secure_eval.protocols.base import Protocol
 from secure_eval.ranges import (
@@ -35,9 +37,7 @@ from secure_eval.ranges import check as check_ranges
 from secure_eval.ranges.calibration import Batch
 from secure_eval.ranges.checking import FRACTION_BITS
 from secure_eval.reference import inputs_by_name
-from secure_eval.roles import Plan
 from secure_eval.spec import check as check_program
-from secure_eval.watch import TIMEOUT_S, checked_timeout
 
 PARTIES = ("threads", "processes")
 

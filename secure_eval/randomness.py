@@ -19,7 +19,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-from secure_eval.kernels import allocated, timed
+from secure_eval.kernels.meta_tensors import allocated
+from secure_eval.kernels.observation import timed
 from secure_eval.measurement import GENERATOR
 
 SEED_BYTES = 16

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from secure_eval.transport import TensorSpec, Transport
+from secure_eval.network.transport import TensorSpec, Transport
 
 T = TypeVar("T")
 

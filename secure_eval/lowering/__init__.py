@@ -17,7 +17,7 @@ from secure_eval.lowering import (  # noqa: F401 (they register rules)
     shapes,
     windows,
 )
-from secure_eval.lowering.builder import Builder, Unsupported
-from secure_eval.lowering.dispatch import CLEAR_ONLY_KEYWORDS, IGNORED, lower
+from secure_eval.lowering.builder import CLEAR_ONLY_KEYWORDS, Builder, Unsupported
+from secure_eval.lowering.dispatch import IGNORED, lower
 
 __all__ = ["CLEAR_ONLY_KEYWORDS", "IGNORED", "Builder", "Unsupported", "lower"]

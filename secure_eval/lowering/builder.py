@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,11 @@ from torch import Tensor
 
 from secure_eval.intervals import Intervals
 from secure_eval.program import Node, Ref, substitute
+
+Lower = Callable[["Builder", str, list[Any], dict[str, Any], Any, str], Any]
+
+CLEAR_ONLY_KEYWORDS = {"device", "pin_memory", "layout", "memory_format", "non_blocking", "copy"}
+"""Keywords of operations that shares have no use for."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,14 @@ class Unsupported:
 
 
 class Builder:
-    """Collects nodes; `unsupported` collects what could not be lowered, so that all of it is reported at once."""
+    """Collects nodes; `unsupported` collects what could not be lowered, so that all of it is reported at once.
 
-    def __init__(self, embedding: str):
+    lower: what lowers one operation (dispatch.lower), for rules that are made of others.
+    """
+
+    def __init__(self, embedding: str, lower: Lower):
         self.embedding = embedding
+        self.lower = lower
         self.nodes: list[Node] = []
         self.by_name: dict[str, Node] = {}
         self.constants: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from secure_eval.lowering.builder import Builder, Unsupported
+from secure_eval.lowering.builder import CLEAR_ONLY_KEYWORDS, Builder, Unsupported
 from secure_eval.program import Ref, substitute
 
 TORCHS_OWN = {
@@ -61,8 +61,6 @@ def decomposes(target: str) -> bool:
 
 def lower_decomposed(b: Builder, target: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Lowers the operations that `target` consists of; the value is a Ref or a list of them."""
-    from secure_eval.lowering.dispatch import CLEAR_ONLY_KEYWORDS, lower
-
     names = list(dict.fromkeys(_names([args, list(kwargs.values())])))
     examples = [torch.empty(b.shape(Ref(n)), dtype=b.by_name[n].dtype, device="meta") for n in names]
     op = operation(target)
@@ -108,7 +106,7 @@ def lower_decomposed(b: Builder, target: str, args: list[Any], kwargs: dict[str,
             if inner == target:
                 b.fail(target)
                 break
-            environment[node.name] = lower(b, inner, arguments, keywords, node.meta.get("val"), site)
+            environment[node.name] = b.lower(b, inner, arguments, keywords, node.meta.get("val"), site)
         elif node.op == "output":
             result = resolve(node.args[0])
     missing = list(dict.fromkeys(u.operation for u in b.unsupported[before:]))

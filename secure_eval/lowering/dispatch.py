@@ -23,9 +23,6 @@ IGNORED = {
 }
 
 
-CLEAR_ONLY_KEYWORDS = {"device", "pin_memory", "layout", "memory_format", "non_blocking", "copy"}
-
-
 _SAME = {
     "aten.contiguous.default",
     "aten.clone.default",

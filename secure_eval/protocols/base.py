@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, Fields, Source
+from secure_eval.correlations.correlation import Correlation, Fields, Source
 from secure_eval.scheduler import gather, once
 
 

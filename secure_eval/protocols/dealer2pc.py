@@ -18,10 +18,10 @@ Truncation of a value that needs no other reading opens one bit an element, not 
 gets wrong is 2^(64-s) where both shares' top bits are set (their signs are compared as in SIRNN, S&P 2021, section III-C, for a
 value whose own sign is known). The product of the two private bits comes from one dealt product of two private mask bits.
 
-Comparison. r is dealt as sixteen groups of four bits, each as the XOR-shared indicator vector of its value. A
-party looks up its share of [c_j = r_j] at the public c_j, and of [c_j < r_j] in the vector's suffix sums:
-that costs no message. Two levels of four-input AND gates (ABY2.0, USENIX Security 2021, section 3.1.4) then
-join the sixteen groups to one borrow bit. Where few elements are compared, the groups are bytes and one level joins them (bytewords.py).
+Comparison. r is dealt as sixteen groups of four bits, each as the XOR-shared indicator vector of its value. A party looks up its share of
+[c_j = r_j] at the public c_j, and of [c_j < r_j] in the vector's suffix sums: that costs no message. Two levels of four-input AND gates
+(ABY2.0, USENIX Security 2021, section 3.1.4) then join the sixteen groups to one borrow bit (kernels/compare_radix16.py). Where few
+elements are compared, the groups are bytes and one level joins them (kernels/compare_radix256.py).
 """
 
 from __future__ import annotations
@@ -32,18 +32,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from secure_eval.correlations import Correlation, Fields, Source
-from secure_eval.protocols import bitwords, bytewords
-from secure_eval.protocols.base import (
-    LINEAR,
-    MUL,
-    Bilinear,
-    Bits,
-    Secret,
-    by_columns,
-    integer_coefficients,
-)
-from secure_eval.protocols.dealt import (
+from secure_eval.correlations.correlation import Correlation, Fields, Source
+from secure_eval.correlations.kinds import (
     And4,
     And14,
     BitMask,
@@ -54,8 +44,8 @@ from secure_eval.protocols.dealt import (
     Readings,
     Truncation,
 )
-from secure_eval.protocols.readings import MaskedOpenings, MaskReadings
-from secure_eval.protocols.steps import (
+from secure_eval.kernels import compare_radix16, compare_radix256
+from secure_eval.kernels.masked_opening import (
     bit_share,
     both_share,
     polynomial_share,
@@ -65,8 +55,18 @@ from secure_eval.protocols.steps import (
     truncation_share,
     wrap_message,
 )
+from secure_eval.network.transport import TensorSpec
+from secure_eval.protocols.base import (
+    LINEAR,
+    MUL,
+    Bilinear,
+    Bits,
+    Secret,
+    by_columns,
+    integer_coefficients,
+)
+from secure_eval.protocols.masked_opening import MaskedOpenings, MaskReadings
 from secure_eval.scheduler import Exchange, Task, start
-from secure_eval.transport import TensorSpec
 
 _WEIGHT = "weight"
 
@@ -293,30 +293,34 @@ class Dealer2PC(MaskedOpenings):
         first, count = self.party == 0, len(thresholds) * prod(opened.x.shape)
         groups = opened.fields["groups"]
         if opened.mask.one_level:
-            _, gate = self.source.next(And14(bytewords.words(count)))
-            message, g7, top = bytewords.byte_compare_first(
+            _, gate = self.source.next(And14(compare_radix256.words(count)))
+            message, g7, top = compare_radix256.byte_compare_first(
                 opened.c, groups, gate["masks"], thresholds=tuple(thresholds), add_public=first
             )
             e = await self._open_bits(message)
-            bits = bytewords.byte_compare_last(e, gate["masks"], gate["products"], g7, top, add_public=first)
+            bits = compare_radix256.byte_compare_last(
+                e, gate["masks"], gate["products"], g7, top, add_public=first
+            )
             return Bits([bits])
-        words = bitwords.words(count)
+        words = compare_radix16.words(count)
         _, level = self.source.next(And4(words, True))
-        message, g3, top = bitwords.compare_first(
+        message, g3, top = compare_radix16.compare_first(
             opened.c, groups, level["masks"], thresholds=tuple(thresholds), add_public=first
         )
         e = await self._open_bits(message)
         _, last = self.source.next(And4(words // 4, False))
-        message, g3 = bitwords.compare_second(
+        message, g3 = compare_radix16.compare_second(
             e, level["masks"], level["products"], g3, last["masks"], add_public=first
         )
         e = await self._open_bits(message)
-        return Bits([bitwords.compare_last(e, last["masks"], last["products"], g3, top, add_public=first)])
+        return Bits(
+            [compare_radix16.compare_last(e, last["masks"], last["products"], g3, top, add_public=first)]
+        )
 
     async def _open_bitmask(self, b: Bits, correlation: BitMask) -> tuple[Tensor, Fields]:
         """The packed bits of e = b ^ rho."""
         _, fields = self.source.next(correlation)
-        return await self._open_bits(bitwords.pack_masked(b.shares[0], fields["packed"])), fields
+        return await self._open_bits(compare_radix16.pack_masked(b.shares[0], fields["packed"])), fields
 
     async def bits_to_ring(self, b: Bits) -> Secret:
         """b = e + (1 - 2e) rho from the opened e = b ^ rho: one bit, one round."""
@@ -327,8 +331,8 @@ class Dealer2PC(MaskedOpenings):
         """One round, a bit each."""
         _, fields = self.source.next(BothMask(tuple(b.shape)))
         mine = [
-            bitwords.pack_masked(b.shares[0], fields["packed"]),
-            bitwords.pack_masked(gate.shares[0], fields["gate_packed"]),
+            compare_radix16.pack_masked(b.shares[0], fields["packed"]),
+            compare_radix16.pack_masked(gate.shares[0], fields["gate_packed"]),
         ]
         specs = [TensorSpec.of(m) for m in mine]
         received = (await Exchange({self._peer: mine}, {self._peer: specs}))[self._peer]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import (
+from secure_eval.correlations.correlation import (
     CommonField,
     Correlation,
     Field,
@@ -37,7 +37,16 @@ from secure_eval.correlations import (
     combine,
     difference,
 )
-from secure_eval.protocols import bitwords
+from secure_eval.correlations.kinds import And4, BitMask, Mask, Truncation
+from secure_eval.kernels import compare_radix16
+from secure_eval.kernels.masked_opening import (
+    bit_share,
+    polynomial_share,
+    select_share,
+    truncation_share,
+    wrap_message,
+)
+from secure_eval.network.transport import TensorSpec
 from secure_eval.protocols.base import (
     MUL,
     Bilinear,
@@ -45,17 +54,8 @@ from secure_eval.protocols.base import (
     Secret,
     by_columns,
 )
-from secure_eval.protocols.dealt import And4, BitMask, Mask, Truncation
-from secure_eval.protocols.readings import MaskedOpenings, MaskReadings
-from secure_eval.protocols.steps import (
-    bit_share,
-    polynomial_share,
-    select_share,
-    truncation_share,
-    wrap_message,
-)
+from secure_eval.protocols.masked_opening import MaskedOpenings, MaskReadings
 from secure_eval.scheduler import Exchange, Task, gather, start
-from secure_eval.transport import TensorSpec
 
 _SUM = "sum of the parts"
 _PAIRS = ((0, 1), (1, 2), (0, 2))
@@ -313,7 +313,7 @@ class Replicated3PC(MaskedOpenings):
         assert isinstance(opened, Opened)
         dealing, first = opened.dealing, self.is_first(opened.dealing)
         shape = (len(thresholds), *opened.x.shape)
-        words = bitwords.words(prod(shape))
+        words = compare_radix16.words(prod(shape))
         gates = And4(words, True), And4(words // 4, False)
         levels = [self.source.next(Dealing(gate, dealing))[1] for gate in gates]
         spec = TensorSpec((-(-prod(shape) // 8),), torch.uint8)
@@ -324,7 +324,7 @@ class Replicated3PC(MaskedOpenings):
             packed = await self.replicate(None, spec, dealing)
         else:
             masks = [fields["masks1" if first else "masks2"] for fields in levels]
-            message, g3, top = bitwords.compare_first(
+            message, g3, top = compare_radix16.compare_first(
                 self.known(opened.x, dealing),
                 opened.fields["groups"],
                 masks[0],
@@ -334,15 +334,17 @@ class Replicated3PC(MaskedOpenings):
             dealt, e = await gather(
                 self._deal(gates[0], levels[0], dealing, {}), self._between(message, dealing)
             )
-            message, g3 = bitwords.compare_second(
+            message, g3 = compare_radix16.compare_second(
                 e ^ message, masks[0], dealt["products"], g3, masks[1], add_public=first
             )
             dealt, e = await gather(
                 self._deal(gates[1], levels[1], dealing, {}), self._between(message, dealing)
             )
-            bits = bitwords.compare_last(e ^ message, masks[1], dealt["products"], g3, top, add_public=first)
-            packed = await self.replicate(bitwords.pack_bits(bits.reshape(-1)), spec, dealing)
-        return Bits([bitwords.unpack_bits(s, prod(shape)).view(shape) for s in packed])
+            bits = compare_radix16.compare_last(
+                e ^ message, masks[1], dealt["products"], g3, top, add_public=first
+            )
+            packed = await self.replicate(compare_radix16.pack_bits(bits.reshape(-1)), spec, dealing)
+        return Bits([compare_radix16.unpack_bits(s, prod(shape)).view(shape) for s in packed])
 
     async def bits_to_ring(self, b: Bits) -> Secret:
         """b = e + (1 - 2e) rho with e = b_{i+2}, which a and b know, and rho = b_i ^ b_{i+1}, dealt. Two rounds."""
@@ -355,10 +357,10 @@ class Replicated3PC(MaskedOpenings):
     def _bit_mask(self, b: Bits, dealing: int) -> dict[str, Tensor]:
         if self.party != dealing:
             return {}
-        return {"packed": bitwords.pack_bits((b.shares[0] ^ b.shares[1]).reshape(-1))}
+        return {"packed": compare_radix16.pack_bits((b.shares[0] ^ b.shares[1]).reshape(-1))}
 
     def _packed(self, b: Bits, dealing: int) -> Tensor:
-        return bitwords.pack_bits(self.known(b, dealing).reshape(-1))
+        return compare_radix16.pack_bits(self.known(b, dealing).reshape(-1))
 
     async def _bit(self, b: Bits, dealt: Fields, dealing: int) -> Secret:
         term = None

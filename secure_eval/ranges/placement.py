@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from secure_eval.correlations import Recorder
+from secure_eval.correlations.correlation import Recorder
 from secure_eval.engine import Engine
-from secure_eval.kernels import MetaMemo
+from secure_eval.kernels.meta_tensors import MetaMemo
+from secure_eval.network.transport import Counting
+from secure_eval.parties.roles import Party
 from secure_eval.program import Node, Program
 from secure_eval.protocols.base import Bits, Protocol, Secret
 from secure_eval.protocols.plain import Plain
-from secure_eval.roles import Party
 from secure_eval.scheduler import Scheduler
-from secure_eval.transport import Counting
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 import secure_eval
 from secure_eval import protocols, ring
-from secure_eval.correlations import Recorder
+from secure_eval.correlations.correlation import Recorder
 from secure_eval.functions.clamp import clamp
 from secure_eval.functions.elu import elu
 from secure_eval.functions.erf import erf
@@ -45,9 +45,10 @@ from secure_eval.functions.silu import silu
 from secure_eval.functions.softmax import softmax_numerator
 from secure_eval.functions.softplus import softplus
 from secure_eval.functions.tanh import tanh
+from secure_eval.network.transport import Counting
+from secure_eval.parties.roles import Party
 from secure_eval.program import SECRET_OPERATIONS
 from secure_eval.protocols.base import LINEAR, MATMUL, MUL, Bilinear, Bits, Protocol, Secret
-from secure_eval.roles import Party
 from secure_eval.scheduler import Scheduler, gather
 from secure_eval.testing.devices import OneDevice
 from secure_eval.testing.harness import Evaluation, decoded, evaluate, observe
@@ -55,7 +56,6 @@ from secure_eval.testing.knowledge import Traffic
 from secure_eval.testing.operations import CASES
 from secure_eval.testing.secrecy import MASKED, VIEWED, SecrecyConformance
 from secure_eval.testing.statistics import Z_LIMIT, two_sample_z
-from secure_eval.transport import Counting
 
 LIMIT = 1 << 62
 """Values below this in magnitude have to be right everywhere."""

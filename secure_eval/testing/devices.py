@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secure_eval.kernels import tensors_in
+from secure_eval.kernels.meta_tensors import tensors_in
 
 _READS = ("_local_scalar_dense", "equal", "is_nonzero")
 _TO_DEVICE = ("_to_copy", "copy_")

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, Recorder, Store
-from secure_eval.launch import Threads
+from secure_eval.correlations.correlation import Correlation, Recorder, Store
+from secure_eval.network.transport import Counting, Transport
+from secure_eval.parties.launch import Threads
+from secure_eval.parties.roles import Party, Plan, party_names
 from secure_eval.program import Node, Program, Ref
 from secure_eval.protocols.base import Bits, Protocol, Secret
-from secure_eval.roles import Party, Plan, party_names
 from secure_eval.scheduler import Scheduler
 from secure_eval.testing.knowledge import Knowledge, Traffic
-from secure_eval.transport import Counting, Transport
 
 Function = Callable[..., Awaitable[Any]]
 

@@ -17,7 +17,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from secure_eval import randomness, ring, roles
+from secure_eval import randomness, ring
+from secure_eval.parties import roles
 from secure_eval.testing.statistics import MIN_SAMPLES, samples, surprises
 
 FLIP = {torch.int64: 0x1E3779B97F4A7C15, torch.uint8: 0xFF}

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, Field, Fields
+from secure_eval.correlations.correlation import Correlation, Field, Fields
+from secure_eval.network.transport import TensorSpec
 from secure_eval.protocols.base import Bilinear, Bits, Protocol, Secret
 from secure_eval.scheduler import Exchange
-from secure_eval.transport import TensorSpec
 
 Clear = Mapping[str, Tensor]
 Others = Callable[[object], Clear]

@@ -31,9 +31,9 @@ from cost_models.network_calibration import (
     serve,
 )
 from recipes.cli import app
-from secure_eval.emulation import Emulated, Link
-from secure_eval.links import Credentials, issue, listen
-from secure_eval.transport import Tcp, Transport, TransportError
+from secure_eval.network.emulation import Emulated, Link
+from secure_eval.network.links import Credentials, issue, listen
+from secure_eval.network.transport import Tcp, Transport, TransportError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 import secure_eval
 from secure_eval import protocols
-from secure_eval.acceptance import MAX_ELEMENTS, accept
-from secure_eval.agreement import Agreement, Disagreement
 from secure_eval.clear_operations import CLEAR, VIEWS, ForbiddenOperation, operation
 from secure_eval.engine import evaluate_clear
-from secure_eval.launch import Threads
+from secure_eval.network.transport import Transport
+from secure_eval.parties.acceptance import MAX_ELEMENTS, accept
+from secure_eval.parties.agreement import Agreement, Disagreement
+from secure_eval.parties.launch import Threads
+from secure_eval.parties.roles import Plan
 from secure_eval.program import MalformedProgram, Node, Program, Ref
-from secure_eval.roles import Plan
 from secure_eval.spec import InvalidProgram, check
 from secure_eval.testing.operations import CASES
-from secure_eval.transport import Transport
 
 
 class Model(nn.Module):
@@ -224,7 +224,7 @@ def test_a_program_of_absurd_size_is_refused_by_its_limit() -> None:
     accept(shared(), max_elements=12)
     nodes = tuple(Node(str(i), "aten::aten.zeros.default", ([0],), "constant", (0,)) for i in range(3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("secure_eval.acceptance.MAX_NODES", 2)
+        patch.setattr("secure_eval.parties.acceptance.MAX_NODES", 2)
         with pytest.raises(InvalidProgram, match="3 nodes; allowed: 2"):
             accept(Program(nodes, (), ()))
 
@@ -367,7 +367,7 @@ def test_roles_agree_on_program_constants_protocol_bits_and_version(monkeypatch:
         "another protocol": Agreement.of(given, "replicated3pc", 16),
         "another number of fraction bits": Agreement.of(given, "dealer2pc", 14),
     }
-    monkeypatch.setattr("secure_eval.agreement._version", lambda: "0.0.0")
+    monkeypatch.setattr("secure_eval.parties.agreement._version", lambda: "0.0.0")
     others["another version of Sordino"] = Agreement.of(given, "dealer2pc", 16)
     for what, other in others.items():
         with pytest.raises(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import (
+from secure_eval.correlations.correlation import (
     Correlation,
     CorrelationReuse,
     Dealing,
@@ -19,12 +19,12 @@ from secure_eval.correlations import (
     combine,
     expand,
 )
-from secure_eval.protocols import bitwords
+from secure_eval.correlations.kinds import And4, BitMask, Mask, Product
+from secure_eval.kernels import compare_radix16
+from secure_eval.network.transport import TensorSpec
 from secure_eval.protocols.base import LINEAR, MATMUL, MUL
-from secure_eval.protocols.dealt import And4, BitMask, Mask, Product
 from secure_eval.randomness import RandomnessReuse, Stream, new_seed
 from secure_eval.testing.harness import evaluate
-from secure_eval.transport import TensorSpec
 
 EXTREMES = torch.tensor(
     [0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**62 - 1, 0x5555555555555555, 15, 16, -16]
@@ -124,7 +124,7 @@ def test_products_of_masks_and_of_weights(op: object, x: tuple[int, ...], y: tup
 def test_and4_products(need_p: bool) -> None:
     clear = dealt([And4(300, need_p)])[0][0]
     assert clear["masks"].shape == (7 if need_p else 6, 300)
-    for word, monomial in zip(clear["products"], bitwords.monomials(need_p), strict=True):
+    for word, monomial in zip(clear["products"], compare_radix16.monomials(need_p), strict=True):
         wanted = torch.full((300,), 255, dtype=torch.uint8)
         for i in monomial:
             wanted &= clear["masks"][i]
@@ -138,7 +138,7 @@ def test_bit_masks_as_bits_as_ring_elements_and_times_a_mask(
     clear, _, _ = dealt([Mask(value_shape), BitMask(shape), BitMask(shape, 0, value_shape)])
     for fields in clear[1:]:
         count = fields["ring"].numel()
-        bits = bitwords.unpack_bits(fields["packed"], count).view(shape)
+        bits = compare_radix16.unpack_bits(fields["packed"], count).view(shape)
         assert torch.equal(fields["ring"], bits.to(torch.int64))
     assert torch.equal(clear[2]["product"], clear[2]["ring"] * clear[0]["r"])
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import protocols, ring
-from secure_eval.protocols import bitwords
+from secure_eval.kernels import compare_radix16
 from secure_eval.protocols.base import LINEAR, MUL, Protocol, Secret
 from secure_eval.protocols.dealer2pc import Dealer2PC
 from secure_eval.scheduler import gather
@@ -121,7 +121,7 @@ def test_a_fixed_weight_costs_nothing_online_but_the_other_operand() -> None:
 def test_look_up_equals_integer_comparison_of_groups() -> None:
     r, c = any_values(200, 11, 1 << 62), any_values(200, 12, 1 << 62)
     r, c = torch.cat([r, r]), torch.cat([c, r])
-    g, p, top = bitwords.look_up(c, bitwords.indicators(r), add_public=True)
+    g, p, top = compare_radix16.look_up(c, compare_radix16.indicators(r), add_public=True)
     for i, (a, b) in enumerate(zip(c.tolist(), r.tolist(), strict=True)):
         assert top[i].item() == (a < 0) ^ (b < 0)
         for j in range(16):
@@ -135,12 +135,12 @@ def test_packing_is_undone(count: int = 77) -> None:
     generator = torch.Generator().manual_seed(2)
     for n in (1, 7, 8, 9, 64, count):
         bits = torch.randint(0, 2, (n,), generator=generator, dtype=torch.uint8)
-        packed = bitwords.pack_bits(bits)
-        assert packed.numel() == -(-n // 8) and torch.equal(bitwords.unpack_bits(packed, n), bits)
+        packed = compare_radix16.pack_bits(bits)
+        assert packed.numel() == -(-n // 8) and torch.equal(compare_radix16.unpack_bits(packed, n), bits)
         nibbles = torch.randint(0, 16, (n,), generator=generator, dtype=torch.uint8)
-        words = bitwords.split_nibbles(bitwords.pack_nibbles(nibbles))
+        words = compare_radix16.split_nibbles(compare_radix16.pack_nibbles(nibbles))
         for k, word in enumerate(words):
-            assert torch.equal(bitwords.unpack_split(word, n), nibbles >> k & 1)
+            assert torch.equal(compare_radix16.unpack_split(word, n), nibbles >> k & 1)
 
 
 def words(seed: int, *shape: int) -> Tensor:
@@ -150,10 +150,10 @@ def words(seed: int, *shape: int) -> Tensor:
 @pytest.mark.parametrize("need_p", [True, False])
 def test_carry_node_is_the_carry_formula(need_p: bool) -> None:
     g, p = words(1, 4, 50), words(2, 4, 50)
-    inputs = torch.stack(bitwords.order(list(g), list(p), need_p))
+    inputs = torch.stack(compare_radix16.order(list(g), list(p), need_p))
     masks = words(3, *inputs.shape)
-    products = torch.stack([_and([masks[i] for i in m]) for m in bitwords.monomials(need_p)])
-    generate, propagate = bitwords.carry(inputs ^ masks, masks, products, g[3], need_p, True)
+    products = torch.stack([_and([masks[i] for i in m]) for m in compare_radix16.monomials(need_p)])
+    generate, propagate = compare_radix16.carry(inputs ^ masks, masks, products, g[3], need_p, True)
     assert torch.equal(generate, g[3] ^ (p[3] & g[2]) ^ (p[3] & p[2] & g[1]) ^ (p[3] & p[2] & p[1] & g[0]))
     assert (propagate is None) == (not need_p)
     if propagate is not None:

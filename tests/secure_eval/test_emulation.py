@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import secure_eval
-from secure_eval.emulation import Clock, Direction, Emulated, Link, over
-from secure_eval.transport import (
+from secure_eval.network.emulation import Clock, Direction, Emulated, Link, over
+from secure_eval.network.transport import (
     Hub,
     Incoming,
     InProcess,

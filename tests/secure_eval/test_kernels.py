@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from secure_eval import native, ring
+from secure_eval import ring
 from secure_eval.counting import WorkCounter
-from secure_eval.kernels import Kernel, MetaMemo, meta, observing
+from secure_eval.kernels import compare_radix16, compare_radix256, compiled, masked_opening
+from secure_eval.kernels.kernel import Kernel
+from secure_eval.kernels.meta_tensors import MetaMemo, meta
+from secure_eval.kernels.observation import observing
 from secure_eval.measurement import Ledger, Work
-from secure_eval.protocols import bitwords, bytewords, steps
 
 EXTREMES = torch.tensor(
     [0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**62 - 1, 0x0123456789ABCDEF, 15, 16, 1 << 60]
@@ -23,7 +25,7 @@ SIZES = ((), (1,), (7,), (8, 3), (5, 1, 409), (2500,))
 
 KERNELS: dict[str, Kernel[..., Any]] = {
     k.name: k
-    for module in (bitwords, bytewords, steps)
+    for module in (compare_radix16, compare_radix256, masked_opening)
     for k in vars(module).values()
     if isinstance(k, Kernel)
 }
@@ -58,23 +60,23 @@ def cases(r: Random, s: tuple[int, ...]) -> Iterator[tuple[str, tuple[Tensor, ..
     n = torch.Size(s).numel()
     yield "indicators", (r(*s),), {}
     for thresholds in ((0,), (-5, 3 << 40, -(2**63))):
-        words = bitwords.words(n * len(thresholds))
+        words = compare_radix16.words(n * len(thresholds))
         groups = r(16, *s, dtype=torch.int16)
         for first in (True, False):
             parameters = {"thresholds": thresholds, "add_public": first}
             yield "compare_first", (r(*s), groups, byte(r, 7, words)), parameters
-            inputs = r(*s), byte(r, 8, *s, 32), byte(r, bytewords.INPUTS, packed(n * len(thresholds)))
+            inputs = r(*s), byte(r, 8, *s, 32), byte(r, compare_radix256.INPUTS, packed(n * len(thresholds)))
             yield "byte_compare_first", inputs, parameters
     yield "byte_indicators", (r(*s),), {}
-    gate = byte(r, bytewords.INPUTS, packed(n)), byte(r, bytewords.INPUTS, packed(n))
+    gate = byte(r, compare_radix256.INPUTS, packed(n)), byte(r, compare_radix256.INPUTS, packed(n))
     yield "byte_mask_products", gate[:1], {}
-    dealt = byte(r, len(bytewords.monomials()), packed(n))
+    dealt = byte(r, len(compare_radix256.monomials()), packed(n))
     for first in (True, False):
         last = (*gate, dealt, byte(r, packed(n)), byte(r, *s) & 1)
         yield "byte_compare_last", last, {"add_public": first}
-    words, products = bitwords.words(n), [len(bitwords.monomials(p)) for p in (True, False)]
+    words, products = compare_radix16.words(n), [len(compare_radix16.monomials(p)) for p in (True, False)]
     for need_p in (True, False):
-        yield "mask_products", (byte(r, bitwords.inputs(need_p), words),), {"need_p": need_p}
+        yield "mask_products", (byte(r, compare_radix16.inputs(need_p), words),), {"need_p": need_p}
     for first in (True, False):
         level = (byte(r, 7, words), byte(r, 7, words), byte(r, products[0], words), byte(r, words))
         yield "compare_second", (*level, byte(r, 6, words // 4)), {"add_public": first}
@@ -134,7 +136,7 @@ def test_kernel_equals_its_torch_function(shape: tuple[int, ...]) -> None:
 
 
 def test_every_loop_stands_for_a_kernel() -> None:
-    assert set(native.LOOPS) <= set(KERNELS)
+    assert set(compiled.LOOPS) <= set(KERNELS)
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 1, 409)], ids=str)
@@ -165,7 +167,7 @@ def test_loops_read_tensors_that_are_not_contiguous() -> None:
 
 def test_kernels_off_the_cpu_are_the_torch_function(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    monkeypatch.setitem(native.LOOPS, "indicators", lambda r: called.append("native"))
+    monkeypatch.setitem(compiled.LOOPS, "indicators", lambda r: called.append("native"))
     assert KERNELS["indicators"](meta((3,), torch.int64)).shape == (16, 3) and not called
 
 

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from secure_eval import links
-from secure_eval.links import Credentials, _context, connect_all, issue, listen
-from secure_eval.transport import Tcp, TensorSpec, TransportError
+from secure_eval.network import links
+from secure_eval.network.links import Credentials, _context, connect_all, issue, listen
+from secure_eval.network.transport import Tcp, TensorSpec, TransportError
 
 PAIR = [("a", "b")]
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 import secure_eval
 from secure_eval.model import InputError, ModelClosed, RestartWarning
-from secure_eval.processes import Processes
+from secure_eval.network.transport import TransportError
+from secure_eval.parties.processes import Processes
+from secure_eval.parties.roles import Party
+from secure_eval.parties.watch import NoProgress
 from secure_eval.randomness import RandomnessReuse, Stream
 from secure_eval.ring import EncodingError
-from secure_eval.roles import Party
-from secure_eval.transport import TransportError
-from secure_eval.watch import NoProgress
 
 TIMEOUT = 2.0
 X = torch.linspace(-3, 3, 16).view(2, 8)

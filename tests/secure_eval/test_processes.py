@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import secure_eval
-from secure_eval.child import Child
-from secure_eval.processes import Processes
+from secure_eval.parties.child import Child
+from secure_eval.parties.processes import Processes
 from secure_eval.program import Node
 from secure_eval.ring import EncodingError
 

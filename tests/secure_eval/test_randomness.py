@@ -11,9 +11,9 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from secure_eval.correlations import stream_index
+from secure_eval.correlations.correlation import stream_index
 from secure_eval.counting import WorkCounter
-from secure_eval.kernels import observing
+from secure_eval.kernels.observation import observing
 from secure_eval.measurement import Ledger
 from secure_eval.randomness import (
     INDICES_PER_QUERY,

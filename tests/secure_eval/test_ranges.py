@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import secure_eval
 from secure_eval import protocols, ranges
-from secure_eval.launch import Threads
+from secure_eval.parties.launch import Threads
 from secure_eval.program import SECRET_OPERATIONS, Program
 from secure_eval.protocols.plain import Plain
 from secure_eval.ranges.narrowing import NARROWED

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from secure_eval.network.transport import Counting, Hub, InProcess, TensorSpec
 from secure_eval.scheduler import Exchange, Scheduler, gather, once, start
-from secure_eval.transport import Counting, Hub, InProcess, TensorSpec
 
 SPEC = TensorSpec((2,))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import secure_eval
 from secure_eval import protocols, ring
-from secure_eval.correlations import CorrelationReuse
+from secure_eval.correlations.correlation import CorrelationReuse
 from secure_eval.protocols.base import LINEAR, Protocol, Secret
 from secure_eval.testing.conformance import STEPS, views
 from secure_eval.testing.harness import evaluate, observe
@@ -105,7 +105,7 @@ class Watched:
     """A compiled model in threads, all traffic from the first set-up message on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, embedding: str = "client"):
-        from secure_eval.launch import Threads
+        from secure_eval.parties.launch import Threads
 
         self.record: list[Traffic] = []
         setup = Threads.setup

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secure_eval.transport import Counting, Hub, InProcess, Tcp, TensorSpec, TransportError
+from secure_eval.network.transport import Counting, Hub, InProcess, Tcp, TensorSpec, TransportError
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import secure_eval
-from secure_eval import model_tensors, processes
+from secure_eval import model_tensors
 from secure_eval.architecture import Architecture
 from secure_eval.capture import UnsupportedOperations, capture
-from secure_eval.child import Child
 from secure_eval.disclosure import public_lines
+from secure_eval.parties import processes
+from secure_eval.parties.child import Child
 from secure_eval.program import Program, PublicConstant
 from secure_eval.testing.harness import observe
 
@@ -56,7 +57,7 @@ def test_what_is_multiplied_or_added_is_the_owners_however_it_is_registered() ->
 
 
 def test_no_party_is_sent_a_number_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from secure_eval.launch import Threads
+    from secure_eval.parties.launch import Threads
 
     record: list[Any] = []
     setup = Threads.setup

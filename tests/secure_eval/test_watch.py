@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import secure_eval
-from secure_eval.transport import Progress, TransportError
-from secure_eval.watch import NoProgress, RoleEnded, Sign, checked_timeout, root_cause, wait_for
+from secure_eval.network.transport import Progress, TransportError
+from secure_eval.parties.watch import NoProgress, RoleEnded, Sign, checked_timeout, root_cause, wait_for
 
 TIMEOUT = 0.5
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secure_eval.kernels import allocated, nbytes
+from secure_eval.kernels.meta_tensors import allocated, nbytes
 from secure_eval.measurement import Ledger
 
 

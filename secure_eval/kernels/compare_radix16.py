@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.kernels import kernel, shapes
+from secure_eval.kernels.kernel import kernel, shapes
 
 GROUPS = 16
 _TOP_FLAG = 15

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from secure_eval.transport import Progress, TransportError
+from secure_eval.network.transport import Progress, TransportError
 
 TIMEOUT_S = 30.0
 """Seconds without progress after which a phase is given up."""

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from secure_eval.counting import collect
-from secure_eval.emulation import Link, over
 from secure_eval.measurement import Measurement
-from secure_eval.program import Program
-from secure_eval.protocols.base import Protocol
-from secure_eval.roles import (
+from secure_eval.network.emulation import Link, over
+from secure_eval.network.transport import Hub, InProcess
+from secure_eval.parties.roles import (
     Client,
     Dealer,
     Inputs,
@@ -28,8 +27,9 @@ from secure_eval.roles import (
     party_names,
     role_names,
 )
-from secure_eval.transport import Hub, InProcess
-from secure_eval.watch import TIMEOUT_S, Sign, root_cause, wait_for
+from secure_eval.parties.watch import TIMEOUT_S, Sign, root_cause, wait_for
+from secure_eval.program import Program
+from secure_eval.protocols.base import Protocol
 
 
 class LauncherClosed(RuntimeError):

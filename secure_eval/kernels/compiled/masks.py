@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.native.common import BLOCK, U64, compiled, flat, loop, unsigned
+from secure_eval.kernels.compiled.loops import BLOCK, U64, compiled, flat, loop, unsigned
 
 
 @compiled

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secure_eval.kernels import meta
+from secure_eval.kernels.meta_tensors import meta
 from secure_eval.measurement import Ledger
+from secure_eval.network.transport import TensorSpec
 from secure_eval.randomness import INDICES_PER_QUERY, MetaStream, Stream
-from secure_eval.transport import TensorSpec
 
 Fields = dict[str, Tensor]
 _FIELDS_PER_CORRELATION = 64

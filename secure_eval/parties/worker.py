@@ -1,4 +1,4 @@
-"""The process of one party or dealer: `secure_eval.worker.main()`, told what to do by frames on its standard input.
+"""The process of one party or dealer: `secure_eval.parties.worker.main()`, told what to do by frames on its standard input.
 
 It works on one command after the other (start, connect, agree, setup, offline, online) and answers each with its ledger. While it works, a
 thread of its own gives signs of life. It ends with its input, at once, whatever it is working on.
@@ -16,13 +16,14 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from secure_eval import frames, protocols
-from secure_eval.acceptance import accept
-from secure_eval.emulation import Link, over
-from secure_eval.links import Credentials, connect_all, listen
+from secure_eval import protocols
+from secure_eval.network.emulation import Link, over
+from secure_eval.network.links import Credentials, connect_all, listen
+from secure_eval.network.transport import Progress, Tcp, Transport
+from secure_eval.parties import frames
+from secure_eval.parties.acceptance import accept
+from secure_eval.parties.roles import Dealer, Party, Plan, links
 from secure_eval.program import Program
-from secure_eval.roles import Dealer, Party, Plan, links
-from secure_eval.transport import Progress, Tcp, Transport
 
 
 class Worker:

@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from secure_eval import ring
+from secure_eval.correlations.kinds import Mask
 from secure_eval.protocols.base import Bits, Masked, Protocol, Secret, integer_coefficients
-from secure_eval.protocols.dealt import Mask
 from secure_eval.scheduler import once
 
 

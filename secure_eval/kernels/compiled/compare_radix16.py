@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secure_eval.native.common import BLOCK, U8, U16, U64, compiled, flat, loop, unsigned
-from secure_eval.protocols import bitwords
+from secure_eval.kernels import compare_radix16
+from secure_eval.kernels.compiled.loops import BLOCK, U8, U16, U64, compiled, flat, loop, unsigned
 
 
 @compiled
@@ -34,8 +34,8 @@ def _indicators(r, out):  # type: ignore[no-untyped-def]
 
 @loop
 def indicators(r: Tensor) -> Tensor:
-    out = torch.empty((bitwords.GROUPS, *r.shape), dtype=torch.int16)
-    _indicators(flat(r, U64), out.numpy().view(U16).reshape(bitwords.GROUPS, -1))
+    out = torch.empty((compare_radix16.GROUPS, *r.shape), dtype=torch.int16)
+    _indicators(flat(r, U64), out.numpy().view(U16).reshape(compare_radix16.GROUPS, -1))
     return out
 
 
@@ -118,10 +118,10 @@ def compare_first(
     c: Tensor, groups: Tensor, masks: Tensor, *, thresholds: tuple[int, ...], add_public: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = len(thresholds) * c.numel()
-    words = bitwords.words(count)
+    words = compare_radix16.words(count)
     nibbles = np.zeros((8, 2 * words), U8)
     top = torch.empty((len(thresholds), *c.shape), dtype=torch.uint8)
-    table = flat(groups, U16).reshape(bitwords.GROUPS, -1)
+    table = flat(groups, U16).reshape(compare_radix16.GROUPS, -1)
     _look_up(flat(c, U64), table, unsigned(thresholds), add_public, nibbles, top.view(-1).numpy())
     message, g3 = torch.empty((7, words), dtype=torch.uint8), torch.empty((1, words), dtype=torch.uint8)
     _pack(nibbles, _OPENED_FIRST, masks.contiguous().numpy(), message.numpy())

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.kernels import kernel
-from secure_eval.protocols import bitwords
+from secure_eval.kernels import compare_radix16
+from secure_eval.kernels.kernel import kernel
 
 _OFFSET_BITS = ring.BITS - ring.HEADROOM_BITS
 _TRUNCATION_OFFSET = (1 << _OFFSET_BITS) - 1
@@ -88,7 +88,7 @@ def _horner(coefficients: Sequence[int], x: Tensor) -> Tensor:
 def wrap_message(x: Tensor, mask: Tensor, *, add_public: bool) -> Tensor:
     """Packed under a mask: whether this party's share of x + 2^62 - 1, which is not negative, has its top bit set."""
     shifted = x + _TRUNCATION_OFFSET if add_public else x
-    return bitwords.pack_bits((shifted < 0).to(torch.uint8).reshape(-1)) ^ mask
+    return compare_radix16.pack_bits((shifted < 0).to(torch.uint8).reshape(-1)) ^ mask
 
 
 @kernel
@@ -102,13 +102,13 @@ def truncation_share(
     b_0 b_1 = b_0 e_1 + (1 - 2 e_1) b_0 m_1,  b_0 m_1 = e_0 m_1 + (1 - 2 e_0) m_0 m_1; b_0 is party 0's, m_1 party 1's (`mask`).
     """
     count = x.numel()
-    own, other = (bitwords.unpack_bits(e, count).view(x.shape).to(ring.DTYPE) for e in (mine, theirs))
+    own, other = (compare_radix16.unpack_bits(e, count).view(x.shape).to(ring.DTYPE) for e in (mine, theirs))
     dealt = product.to(ring.DTYPE)
     if add_public:
         v = x + _TRUNCATION_OFFSET
         both = (v < 0).to(ring.DTYPE) * other + (1 - 2 * other) * (1 - 2 * own) * dealt
         return (v >> shift) + (both << (ring.BITS - shift)) + (1 - (1 << (_OFFSET_BITS - shift)))
-    private = bitwords.unpack_bits(mask, count).view(x.shape).to(ring.DTYPE)
+    private = compare_radix16.unpack_bits(mask, count).view(x.shape).to(ring.DTYPE)
     both = (1 - 2 * own) * (other * private + (1 - 2 * other) * dealt)
     return (x >> shift) + (both << (ring.BITS - shift))
 
@@ -122,13 +122,13 @@ def product_share(c_x: Tensor, r_x: Tensor, y: Tensor, c_y: Tensor, product: Ten
 @kernel
 def bits_as_ring(packed: Tensor, *, shape: tuple[int, ...]) -> Tensor:
     """Packed bits as ring elements 0 and 1 of a shape."""
-    return bitwords.unpack_bits(packed, prod(shape)).view(shape).to(ring.DTYPE)
+    return compare_radix16.unpack_bits(packed, prod(shape)).view(shape).to(ring.DTYPE)
 
 
 @kernel
 def bit_share(packed: Tensor, rho: Tensor, *, add_public: bool) -> Tensor:
     """Share of a bit as a ring element from the packed opened e = b ^ rho: e + (1 - 2e) rho, shape of rho."""
-    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
+    e = compare_radix16.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
     share = (1 - 2 * e) * rho
     return share + e if add_public else share
 
@@ -138,8 +138,8 @@ def both_share(
     packed: Tensor, gate_packed: Tensor, rho: Tensor, gate: Tensor, product: Tensor, *, add_public: bool
 ) -> Tensor:
     """Share of b g as a ring element from the packed opened e = b ^ rho and d = g ^ gate: (e + (1 - 2e) rho) (d + (1 - 2d) gate)."""
-    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
-    d = bitwords.unpack_bits(gate_packed, gate.numel()).view(gate.shape).to(ring.DTYPE)
+    e = compare_radix16.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
+    d = compare_radix16.unpack_bits(gate_packed, gate.numel()).view(gate.shape).to(ring.DTYPE)
     share = (1 - 2 * e) * d * rho + e * (1 - 2 * d) * gate + (1 - 2 * e) * (1 - 2 * d) * product
     return share + e * d if add_public else share
 
@@ -150,5 +150,5 @@ def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Ten
 
     e [x] + (1 - 2e)([rho] c - [rho r]).
     """
-    e = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
+    e = compare_radix16.unpack_bits(packed, rho.numel()).view(rho.shape).to(ring.DTYPE)
     return e * x + (1 - 2 * e) * (rho * c - product)

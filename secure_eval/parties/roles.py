@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.agreement import AGREEMENT, Agreement
-from secure_eval.correlations import (
+from secure_eval.correlations.correlation import (
     Correlation,
     Dealing,
     Fields,
@@ -32,12 +31,13 @@ from secure_eval.correlations import (
     expand_common,
 )
 from secure_eval.engine import Engine, evaluate_clear, multiplied_weights
-from secure_eval.kernels import MetaMemo, nbytes
+from secure_eval.kernels.meta_tensors import MetaMemo, nbytes
+from secure_eval.network.transport import Counting, TensorSpec, Transport
+from secure_eval.parties.agreement import AGREEMENT, Agreement
 from secure_eval.program import Node, Program, Ref
 from secure_eval.protocols.base import Protocol, Secret, by_columns
 from secure_eval.randomness import INDICES_PER_QUERY, SEED_BYTES, MetaStream, Stream, new_seed
 from secure_eval.scheduler import Scheduler, start
-from secure_eval.transport import Counting, TensorSpec, Transport
 
 _SEED = TensorSpec((SEED_BYTES,), torch.uint8)
 _CHUNK_BYTES = 8 << 20

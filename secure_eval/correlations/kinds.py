@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.correlations import Correlation, Field
-from secure_eval.protocols import bitwords, bytewords
+from secure_eval.correlations.correlation import Correlation, Field
+from secure_eval.kernels import compare_radix16, compare_radix256
+from secure_eval.kernels.masked_opening import bits_as_ring, mask_readings
+from secure_eval.network.transport import TensorSpec
 from secure_eval.protocols.base import Bilinear
-from secure_eval.protocols.steps import bits_as_ring, mask_readings
-from secure_eval.transport import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class Mask(Correlation):
             if self.shift:
                 fields.append(Field(f"wrap{j}", TensorSpec(self.shape, ring.smallest_dtype(self.shift))))
         if self.compare and self.one_level:
-            spec = TensorSpec((bytewords.GROUPS, *self.shape, 32), torch.uint8)
+            spec = TensorSpec((compare_radix256.GROUPS, *self.shape, 32), torch.uint8)
             fields.append(Field("groups", spec, xor=True))
         elif self.compare:
-            fields.append(Field("groups", TensorSpec((bitwords.GROUPS, *self.shape), torch.int16), xor=True))
+            fields.append(
+                Field("groups", TensorSpec((compare_radix16.GROUPS, *self.shape), torch.int16), xor=True)
+            )
         return fields
 
     def derive(
@@ -56,7 +58,9 @@ class Mask(Correlation):
         names = [f.name for f in self.derived() if not f.xor]
         values = _readings(r, names, self.shift, self.degree)
         if self.compare:
-            values["groups"] = bytewords.byte_indicators(r) if self.one_level else bitwords.indicators(r)
+            values["groups"] = (
+                compare_radix256.byte_indicators(r) if self.one_level else compare_radix16.indicators(r)
+            )
         return values
 
 
@@ -103,7 +107,7 @@ class Truncation(Correlation):
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
         m = own["mask"]
-        both = bitwords.unpack_bits(m[0] & m[1], prod(self.shape)).view(self.shape)
+        both = compare_radix16.unpack_bits(m[0] & m[1], prod(self.shape)).view(self.shape)
         return {"product": both.to(ring.smallest_dtype(self.shift))}
 
 
@@ -175,14 +179,16 @@ class And4(Correlation):
 
     def random(self) -> Sequence[Field]:
         return (
-            Field("masks", TensorSpec((bitwords.inputs(self.need_p), self.words), torch.uint8), xor=True),
+            Field(
+                "masks", TensorSpec((compare_radix16.inputs(self.need_p), self.words), torch.uint8), xor=True
+            ),
         )
 
     def derived(self) -> Sequence[Field]:
         return (
             Field(
                 "products",
-                TensorSpec((len(bitwords.monomials(self.need_p)), self.words), torch.uint8),
+                TensorSpec((len(compare_radix16.monomials(self.need_p)), self.words), torch.uint8),
                 xor=True,
             ),
         )
@@ -190,7 +196,7 @@ class And4(Correlation):
     def derive(
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        return {"products": bitwords.mask_products(own["masks"], need_p=self.need_p)}
+        return {"products": compare_radix16.mask_products(own["masks"], need_p=self.need_p)}
 
 
 @dataclass(frozen=True)
@@ -200,16 +206,16 @@ class And14(Correlation):
     words: int
 
     def random(self) -> Sequence[Field]:
-        return (Field("masks", TensorSpec((bytewords.INPUTS, self.words), torch.uint8), xor=True),)
+        return (Field("masks", TensorSpec((compare_radix256.INPUTS, self.words), torch.uint8), xor=True),)
 
     def derived(self) -> Sequence[Field]:
-        spec = TensorSpec((len(bytewords.monomials()), self.words), torch.uint8)
+        spec = TensorSpec((len(compare_radix256.monomials()), self.words), torch.uint8)
         return (Field("products", spec, xor=True),)
 
     def derive(
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        return {"products": bytewords.byte_mask_products(own["masks"])}
+        return {"products": compare_radix256.byte_mask_products(own["masks"])}
 
 
 @dataclass(frozen=True)

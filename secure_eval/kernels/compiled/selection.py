@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.native.common import BLOCK, U8, U64, compiled, flat, loop
-from secure_eval.protocols import bitwords
+from secure_eval.kernels import compare_radix16
+from secure_eval.kernels.compiled.loops import BLOCK, U8, U64, compiled, flat, loop
 
 
 @compiled
@@ -53,8 +53,8 @@ def _select(packed, rho, x, c, product, out):  # type: ignore[no-untyped-def]
 def select_share(packed: Tensor, rho: Tensor, x: Tensor, c: Tensor, product: Tensor) -> Tensor:
     shape = tuple(product.shape)
     if rho.shape != product.shape:  # one bit serves several values: spread the bits first
-        bits = bitwords.unpack_bits(packed, rho.numel()).view(rho.shape).expand(shape)
-        packed, rho = bitwords.pack_bits(bits.reshape(-1)), rho.expand(shape)
+        bits = compare_radix16.unpack_bits(packed, rho.numel()).view(rho.shape).expand(shape)
+        packed, rho = compare_radix16.pack_bits(bits.reshape(-1)), rho.expand(shape)
     if shape[len(shape) - x.dim() :] != tuple(x.shape):
         x, c = x.expand(shape), c.expand(shape)
     out = torch.empty(shape, dtype=ring.DTYPE)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secure_eval.transport import Incoming, Outgoing, Progress, TensorSpec, Transport, TransportError
+from secure_eval.network.transport import Incoming, Outgoing, Progress, TensorSpec, Transport, TransportError
 
 _STAMP = TensorSpec((1,), torch.float64)
 _SPIN_S = 150e-6

@@ -9,7 +9,13 @@ benchmarks/local_kernels.py says what each loop gains over its torch function; s
 not here.
 """
 
-from secure_eval.native import bytes, comparison, masks, selection, truncation  # noqa: F401 (they register loops)
-from secure_eval.native.common import LOOPS
+from secure_eval.kernels.compiled import (  # noqa: F401 (they register loops)
+    compare_radix16,
+    compare_radix256,
+    masks,
+    selection,
+    truncation,
+)
+from secure_eval.kernels.compiled.loops import LOOPS
 
 __all__ = ["LOOPS"]

@@ -1,8 +1,8 @@
 """Comparison in one level of gates, for few elements.
 
-As in bitwords.py, but the mask's digits are bytes, each dealt as the XOR-shared indicator vector of its 256 values, and one gate of 14
-inputs joins the eight bytes: one opening less, for 256 bytes dealt an element and 46 a comparison in place of 32 and 11. That is the
-better bargain where a round costs more than the bytes: in the divisors of rows, of which there are thousands and not millions.
+As in compare_radix16.py, but the mask's digits are bytes, each dealt as the XOR-shared indicator vector of its 256 values, and one gate
+of 14 inputs joins the eight bytes: one opening less, for 256 bytes dealt an element and 46 a comparison in place of 32 and 11. That pays
+where a round costs more than the bytes: in the divisors of rows, of which there are thousands and not millions.
 
 The borrow is g7 ^ p7 (g6 ^ p6 (... (g1 ^ p1 g0))), [c_j < r_j] = g_j and [c_j = r_j] = p_j. Written out it is a sum of g_j times the
 p_i above; with opened e = x ^ m, each product of inputs is a sum over the subsets S of its p's of (the others' e) * (m_S (e_g ^ m_g)).
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.kernels import kernel, shapes
-from secure_eval.protocols import bitwords
+from secure_eval.kernels import compare_radix16
+from secure_eval.kernels.kernel import kernel, shapes
 
 GROUPS = 8
 INPUTS = 14
@@ -100,8 +100,8 @@ def byte_compare_first(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """From an opened c to the opening: its masked inputs [14, words], and what stays here: g7 [words] and the top bits."""
     g, p, top = _look_up(torch.stack([c - t for t in thresholds]), groups, add_public)
-    rows = [bitwords.pack_bits(x.reshape(-1)) for x in (*p.flip(0)[: GROUPS - 1], *g.flip(0)[1:])]
-    return torch.stack(rows) ^ masks, bitwords.pack_bits(g[GROUPS - 1].reshape(-1)), top
+    rows = [compare_radix16.pack_bits(x.reshape(-1)) for x in (*p.flip(0)[: GROUPS - 1], *g.flip(0)[1:])]
+    return torch.stack(rows) ^ masks, compare_radix16.pack_bits(g[GROUPS - 1].reshape(-1)), top
 
 
 @kernel
@@ -141,4 +141,4 @@ def byte_compare_last(
             if s & ~above(j) == 0:
                 factor = public[above(j) ^ s]
                 borrow = borrow ^ (factor & ((opened[g_row(j)] & shares[s, -1]) ^ shares[s, j]))
-    return bitwords.unpack_bits(borrow, top.numel()).view(top.shape) ^ top
+    return compare_radix16.unpack_bits(borrow, top.numel()).view(top.shape) ^ top

@@ -12,15 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from secure_eval import frames
-from secure_eval.transport import Progress, TransportError
-from secure_eval.watch import RoleEnded, Sign
+from secure_eval.network.transport import Progress, TransportError
+from secure_eval.parties import frames
+from secure_eval.parties.watch import RoleEnded, Sign
 
 _BOOT = (
     "import ctypes, sys\n"
     "if sys.platform == 'linux':\n"
     "    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: stopped or not, it goes with its parent\n"
-    "from secure_eval.worker import main\n"
+    "from secure_eval.parties.worker import main\n"
     "main()\n"
 )
 

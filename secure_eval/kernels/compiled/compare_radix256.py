@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secure_eval.native.common import BLOCK, U8, U64, Array, compiled, flat, loop, unsigned
-from secure_eval.protocols import bytewords
+from secure_eval.kernels import compare_radix256
+from secure_eval.kernels.compiled.loops import BLOCK, U8, U64, Array, compiled, flat, loop, unsigned
 
 
 @compiled
@@ -76,7 +76,7 @@ def byte_compare_first(
     c: Tensor, groups: Tensor, masks: Tensor, *, thresholds: tuple[int, ...], add_public: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = len(thresholds) * c.numel()
-    size = bytewords.words(count)
+    size = compare_radix256.words(count)
     g, p = np.zeros((8, count), U8), np.zeros((8, count), U8)
     top = torch.empty((len(thresholds), *c.shape), dtype=torch.uint8)
     _look_up(
@@ -140,14 +140,14 @@ def _rows(x: Tensor) -> Array:
 
 
 def _terms() -> Array:
-    index = {m: i for i, m in enumerate(bytewords.monomials())}
-    index |= {(1 << b, -1): -1 - bytewords.p_row(b) for b in range(7)}
-    index |= {(0, j): -1 - bytewords.g_row(j) for j in range(7)} | {(0, -1): -100}
+    index = {m: i for i, m in enumerate(compare_radix256.monomials())}
+    index |= {(1 << b, -1): -1 - compare_radix256.p_row(b) for b in range(7)}
+    index |= {(0, j): -1 - compare_radix256.g_row(j) for j in range(7)} | {(0, -1): -100}
     rows = [
-        (bytewords.above(j) ^ s, bytewords.g_row(j), index[s, -1], index[s, j])
+        (compare_radix256.above(j) ^ s, compare_radix256.g_row(j), index[s, -1], index[s, j])
         for j in range(7)
         for s in range(128)
-        if s & ~bytewords.above(j) == 0
+        if s & ~compare_radix256.above(j) == 0
     ]
     return np.array(rows, dtype=np.int64)
 

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
+from secure_eval.network.transport import TensorSpec, TransportError
 from secure_eval.program import Program
-from secure_eval.transport import TensorSpec, TransportError
 
 _DIGEST_BYTES = 32
 _UNKNOWN = bytes(_DIGEST_BYTES)

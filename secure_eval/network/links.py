@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from secure_eval.transport import TransportError
+from secure_eval.network.transport import TransportError
 
 _VALID = datetime.timedelta(days=30)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.native.common import BLOCK, U8, U64, compiled, flat, loop
-from secure_eval.native.selection import bits
+from secure_eval.kernels.compiled.loops import BLOCK, U8, U64, compiled, flat, loop
+from secure_eval.kernels.compiled.selection import bits
 
 _OFFSET = (1 << 62) - 1
 

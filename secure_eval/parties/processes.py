@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secure_eval.child import Child
 from secure_eval.counting import collect
-from secure_eval.emulation import Link, over
-from secure_eval.launch import Launcher, LauncherClosed
-from secure_eval.links import connect_all, issue, listen
 from secure_eval.measurement import Ledger, Measurement
+from secure_eval.network.emulation import Link, over
+from secure_eval.network.links import connect_all, issue, listen
+from secure_eval.network.transport import Progress, Tcp, Transport
+from secure_eval.parties.child import Child
+from secure_eval.parties.launch import Launcher, LauncherClosed
+from secure_eval.parties.roles import Client, Inputs, Owner, Plan, Prepared, links, party_names, role_names
+from secure_eval.parties.watch import TIMEOUT_S, Sign, root_cause, wait_for
 from secure_eval.program import Program
 from secure_eval.protocols.base import Protocol
-from secure_eval.roles import Client, Inputs, Owner, Plan, Prepared, links, party_names, role_names
-from secure_eval.transport import Progress, Tcp, Transport
-from secure_eval.watch import TIMEOUT_S, Sign, root_cause, wait_for
 
 _HERE = ("client", "owner")
 

@@ -1,0 +1,1 @@
+"""The roles of a secure computation, and how they run: in threads, in processes, on hosts."""
