@@ -11,29 +11,15 @@ from torch import Tensor
 from secure_eval import ring
 from secure_eval.clear_operations import UNFILLED, operation
 from secure_eval.magnitudes import with_bounds
+from secure_eval.operations import OPERATIONS
+from secure_eval.operations.scaling import fitted, least_bits, room
 from secure_eval.program import Node, Program, Ref, substitute
 from secure_eval.protocols.base import Protocol, Secret
-from secure_eval.rules import RULES
-from secure_eval.rules.scaling import fitted, least_bits, room
 from secure_eval.scheduler import Task, gather, start
 from secure_eval.spec import InvalidProgram
 
-MULTIPLIED = {
-    "mul": (0, 1),
-    "matmul": (0, 1),
-    "linear": (1,),
-    "conv": (1,),
-    "layer_norm": (2,),
-    "rms_norm": (2,),
-}
-"""Arguments that operations multiply with: weights there get a fixed mask when the model is set up."""
-
-
 SUMS, PRODUCTS = ("add", "sub"), ("mul", "matmul")
 """Operations of two values that may have to truncate one before they have the other."""
-
-WHOLE = ("less", "equal", "one_hot")
-"""Operations whose results have no fraction bits."""
 
 
 def evaluate_clear(
@@ -62,7 +48,7 @@ def multiplied_weights(program: Program) -> list[str]:
     """Names of the shared weights that some operation multiplies with."""
     found: dict[str, None] = {}
     for node in program.nodes:
-        for position in MULTIPLIED.get(node.op, ()):
+        for position in OPERATIONS[node.op].multiplied if node.op in OPERATIONS else ():
             argument = node.args[position]
             if isinstance(argument, Ref) and program.by_name[argument.name].op == "share_weight":
                 found[argument.name] = None
@@ -158,7 +144,7 @@ class Engine:
         if node.op in SUMS:
             if value.fraction_bits > 2 * p.fraction_bits:
                 await p.rescale(value, 2 * p.fraction_bits)
-        elif self._program.by_name[node.args[1 - position].name].op not in WHOLE:
+        elif not OPERATIONS[self._program.by_name[node.args[1 - position].name].op].whole:
             least = least_bits(p, node, position)
             if value.fraction_bits > least and value.fraction_bits + p.fraction_bits > room(p, node):
                 await p.rescale(value, least)
@@ -175,7 +161,7 @@ class Engine:
         if node.op in SUMS + PRODUCTS:
             await gather(*(self._truncate_early(p, node, i, tasks) for i in (0, 1)))
         args = [await self._value(a, clear, inputs, tasks) for a in node.args]
-        result = await self._settled(p, node, await RULES[node.op](p, node, *args))
+        result = await self._settled(p, node, await OPERATIONS[node.op].run(p, node, *args))
         if isinstance(result, Secret) and tuple(result.shape) != node.shape:
             raise InvalidProgram(f"{node!r} has the shape {tuple(result.shape)}")
         for name in dict.fromkeys(node.references()):

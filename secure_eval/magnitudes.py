@@ -18,31 +18,24 @@ from dataclasses import replace
 from math import frexp, inf, nextafter
 
 from secure_eval import ring
-from secure_eval.intervals import SLACK, Interval, Intervals
+from secure_eval.intervals import SLACK, Intervals
+from secure_eval.operations import OPERATIONS
+from secure_eval.operations.operation import Interval
 from secure_eval.program import Node, Program, Ref
 
-VALUE_BITS = ring.BITS - ring.HEADROOM_BITS
-"""A ring element has to be below 2^VALUE_BITS in magnitude wherever it is truncated, compared or selected."""
-
-_NORMALISED_BITS = 14
-_SCALE_BITS = 30
 _MOST_SPREAD = 6
 
 
 def promise(fraction_bits: int) -> int:
     """Values may be below 2^this in magnitude, whatever is known of them."""
-    return VALUE_BITS - 2 * fraction_bits
-
-
-def normalised(fraction_bits: int) -> int:
-    """Results of layer_norm and rms_norm have to be below 2^this: they are products by a factor with up to 30 fraction bits."""
-    return min(_NORMALISED_BITS, VALUE_BITS - fraction_bits - _SCALE_BITS)
+    return ring.VALUE_BITS - 2 * fraction_bits
 
 
 def own_limit(node: Node, fraction_bits: int) -> int:
     """The exponent that a node's value has to stay below whatever its operands are: promised, stated or certified."""
-    stated = normalised(fraction_bits) if node.op in ("layer_norm", "rms_norm") else VALUE_BITS
-    return min(promise(fraction_bits), stated, VALUE_BITS if node.bound is None else node.bound)
+    operation = OPERATIONS.get(node.op)
+    own = operation.limit(fraction_bits) if operation and operation.limit else ring.VALUE_BITS
+    return min(promise(fraction_bits), own, ring.VALUE_BITS if node.bound is None else node.bound)
 
 
 def bits(magnitude: float) -> int:
@@ -62,7 +55,7 @@ def _with_bounds(program: Program, fraction_bits: int) -> Program:
     def limit(node: Node) -> float:
         return nextafter(2.0 ** own_limit(node, fraction_bits), 0.0)
 
-    known = Intervals(program.by_name, program.constants, stated=True, slack=SLACK, limit=limit)
+    known = Intervals(program.by_name, program.constants, valid=True, slack=SLACK, limit=limit)
     known.extend(program.nodes)
     return program.with_nodes(
         [
@@ -76,7 +69,7 @@ def _with_bounds(program: Program, fraction_bits: int) -> Program:
 
 def proven(program: Program) -> dict[str, int]:
     """The bounds of secret values that follow from how they are made, with arguments that functions are right for, whatever the inputs."""
-    known = Intervals(program.by_name, program.constants, stated=True, slack=SLACK)
+    known = Intervals(program.by_name, program.constants, valid=True, slack=SLACK)
     known.extend(program.nodes)
     largest = {n.name: max(map(abs, known.known[n.name])) for n in program.nodes if n.level == "secret"}
     return {name: bits(value) for name, value in largest.items() if value < inf}

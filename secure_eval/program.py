@@ -11,7 +11,7 @@ Grammar of a node:   name: level dtype[shape] = op(arguments)      @ site
     constant                  a tensor stored with the program
     aten::...                 any torch operation, in the clear
     share_input, share_weight from client, owner to secret
-    the secret operations     SECRET_OPERATIONS below, checked by spec.py
+    the secret operations     those of operations/, checked by spec.py
 """
 
 from __future__ import annotations
@@ -27,48 +27,6 @@ import torch
 from torch import Tensor
 
 LEVELS = ("constant", "public", "client", "owner", "secret")
-
-SECRET_OPERATIONS: dict[str, str] = {
-    "share_input": "x: shares a client value",
-    "share_weight": "x: shares a model owner's value",
-    "view": "target, x, ...: a rearrangement of elements or a sum over dimensions, by the torch operation named; indices are public",
-    "cat": "target, [x...], dim: aten.cat or aten.stack",
-    "take": "table, index: rows of a secret table at public indices",
-    "add": "x, y",
-    "sub": "x, y",
-    "neg": "x",
-    "mul": "x, y",
-    "square": "x",
-    "power": "x, n: n a power of two",
-    "matmul": "x, y",
-    "linear": "x, weight, bias or None: x @ weight^T + bias",
-    "conv": "x, weight, bias or None, steps: windows @ weight^T + bias, the windows by the views [target, ...] of x in steps",
-    "one_hot": "x, n: the n bits [x = j] of a secret integer 0 <= x < n",
-    "relu": "x",
-    "gelu": "x, approximate",
-    "clamp": "x, low, high",
-    "tanh": "x",
-    "sigmoid": "x",
-    "silu": "x: x sigmoid(x)",
-    "erf": "x",
-    "softplus": "x: log(1 + exp(x))",
-    "elu": "x, alpha: x where it is positive, alpha (exp(x) - 1) elsewhere",
-    "mish": "x: x tanh(softplus(x))",
-    "reciprocal": "x, low, high: for low <= x <= high",
-    "signed_reciprocal": "x, low, high: for low <= abs(x) <= high",
-    "rsqrt": "x, low, high",
-    "sqrt": "x, low, high: 0 <= x <= high, relatively exact from low on",
-    "exp": "x, low, high: zero for x < low",
-    "log": "x, low, high",
-    "softmax_numerator": "x, mask or None, dim: exp(y - max(y)), y = x + mask, zero where the mask is -inf, or false",
-    "layer_norm": "x, dims, weight or None, bias or None, eps, low, high: for variances (eps included) from low to high",
-    "rms_norm": "x, dims, weight or None, eps, low, high: x / sqrt(mean(x^2) + eps) over the last dims dimensions, times weight",
-    "amax": "x, dim, keepdim",
-    "max_with_index": "x, dim, keepdim: the largest and the index of the first such, stacked in front",
-    "less": "x, y: the bit [x < y] as 0 or 1",
-    "equal": "x, y: the bit [x = y] as 0 or 1, of the numbers as the ring holds them",
-    "where": "c, x, y: c a secret bit (of `less` or `equal`, or made of such), or a public bool",
-}
 
 
 class MalformedProgram(ValueError):

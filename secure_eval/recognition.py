@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secure_eval.operations import OPERATIONS
 from secure_eval.program import Node, Program, Ref
-from secure_eval.reference import MEANINGS
 
 _CURVED = ("tanh", "erf", "sigmoid", "exp", "softplus")
 """Operations that a spelled-out activation has at least one of."""
@@ -36,7 +36,7 @@ class _Known:
     inner: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        return MEANINGS[self.op](self.inner * x, *self.args) / self.inner
+        return OPERATIONS[self.op].meaning(self.inner * x, *self.args) / self.inner
 
 
 _ACTIVATIONS = (
@@ -125,7 +125,7 @@ class _Finder:
                 _raise()
             operands = 2 if node.op in ("add", "sub", "mul") else 1
             values = [value(a) for a in node.args[:operands]]
-            known[node.name] = MEANINGS[node.op](*values, *node.args[operands:])
+            known[node.name] = OPERATIONS[node.op].meaning(*values, *node.args[operands:])
             return known[node.name]
 
         try:

@@ -1,112 +1,24 @@
 """What a program means: a float64 interpreter of secure operations, without shares, fixed point or approximation.
 
-`MEANINGS` is one line of real arithmetic an operation. Clear operations run as everywhere else (engine.evaluate_clear), in float64. The
+What each operation means is in its row (operations/); clear operations run as everywhere else (engine.evaluate_clear), in float64. The
 difference between a secure run and this one is the error of fixed point and of the functions, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from secure_eval.clear_operations import operation
 from secure_eval.engine import evaluate_clear
+from secure_eval.operations import OPERATIONS
+from secure_eval.operations.arithmetic import real
 from secure_eval.program import Node, Program, Ref, substitute
 
 _CPU = torch.device("cpu")
-
-Meaning = Callable[..., Tensor]
-
-
-def softmax_numerator(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
-    """exp(y - max(y)), y = x + mask, 0 where the mask is -inf; all ones in a row of which nothing is kept. A bool mask keeps where it is
-    true."""
-    if mask is None:
-        return torch.exp(x - x.amax(dim, keepdim=True))
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -torch.inf)
-    mask = torch.broadcast_to(mask, x.shape)
-    some = (mask != -torch.inf).any(dim, keepdim=True)
-    x = torch.where(some, x + mask, 0.0)
-    return torch.exp(x - x.amax(dim, keepdim=True))
-
-
-def _real(value: Any) -> Tensor:
-    return value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product = x @ _real(weight).mT
-    return product if bias is None else product + bias
-
-
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Sequence[Sequence[Any]]) -> Tensor:
-    for target, *rest in steps:
-        x = operation(target)(x, *rest)
-    return _linear(x, weight, bias)
-
-
-def _layer_norm(
-    x: Tensor, dims: int, weight: Tensor | None, bias: Tensor | None, eps: float, low: float, high: float
-) -> Tensor:
-    result = F.layer_norm(x, x.shape[-dims:], eps=eps)
-    result = result if weight is None else result * weight
-    return result if bias is None else result + bias
-
-
-def _rms_norm(x: Tensor, dims: int, weight: Tensor | None, eps: float, low: float, high: float) -> Tensor:
-    result = F.rms_norm(x, x.shape[-dims:], eps=eps)
-    return result if weight is None else result * weight
-
-
-MEANINGS: dict[str, Meaning] = {
-    "share_input": lambda x: x,
-    "share_weight": lambda x: x,
-    "view": lambda target, x, *rest: operation(target)(x, *rest),
-    "cat": lambda target, parts, dim: operation(target)([_real(v) for v in parts], dim),
-    "take": lambda table, index: table[index],
-    "add": lambda x, y: x + y,
-    "sub": lambda x, y: x - y,
-    "neg": lambda x: -x,
-    "mul": lambda x, y: x * y,
-    "square": lambda x: x * x,
-    "power": lambda x, n: x**n,
-    "matmul": lambda x, y: _real(x) @ _real(y),
-    "linear": _linear,
-    "conv": _conv,
-    "one_hot": lambda x, n: x.unsqueeze(-1) == torch.arange(n),
-    "relu": torch.relu,
-    "gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
-    "clamp": lambda x, low, high: x.clamp(low, high),
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "erf": torch.erf,
-    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    "elu": lambda x, alpha: F.elu(x, alpha),
-    "mish": lambda x: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
-    "reciprocal": lambda x, low, high: 1 / x,
-    "signed_reciprocal": lambda x, low, high: 1 / x,
-    "rsqrt": lambda x, low, high: torch.rsqrt(x),
-    "sqrt": lambda x, low, high: torch.sqrt(x),
-    "exp": lambda x, low, high: torch.exp(x),
-    "log": lambda x, low, high: torch.log(x),
-    "softmax_numerator": softmax_numerator,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "amax": lambda x, dim, keepdim: x.amax(dim, keepdim=keepdim),
-    "max_with_index": lambda x, dim, keepdim: torch.stack([_real(v) for v in x.max(dim, keepdim=keepdim)]),
-    "equal": lambda x, y: _real(_real(x) == _real(y)),
-    "less": lambda x, y: _real(_real(x) < _real(y)),
-    "where": lambda c, x, y: torch.where(c != 0, _real(x), _real(y)),
-}
-"""Every operation of program.SECRET_OPERATIONS on the values of its arguments: float64, except that clear operands keep their own type
-where it is integral. Values come out as float64 of the node's shape."""
 
 
 def inputs_by_name(program: Program, inputs: Sequence[Tensor] | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,9 +108,9 @@ def _value(
     if node.level != "secret":
         clear = replace(node, args=_double(node.args), kwargs=_double(node.kwargs))
         return _double(evaluate_clear(clear, environment, constants, _CPU))
-    if node.op not in MEANINGS:
-        raise NotImplementedError(f"{node.op!r} has no meaning in secure_eval/reference.py: {node!r}")
-    return _real(MEANINGS[node.op](*args))
+    if node.op not in OPERATIONS:
+        raise NotImplementedError(f"{node.op!r} is no operation: {node!r}")
+    return real(OPERATIONS[node.op].meaning(*args))
 
 
 def reference(program: Program, inputs: Sequence[Tensor] | Mapping[str, Tensor]) -> Any:

@@ -15,8 +15,8 @@ BITS = 64
 
 DTYPE = torch.int64
 
-HEADROOM_BITS = 2
-"""Masked-opening truncation is right for abs(x) < 2^(l - 2): every encoded value has to stay below that."""
+VALUE_BITS = BITS - 2
+"""An element has to be below 2^VALUE_BITS in magnitude wherever it is truncated, compared or selected."""
 
 
 class EncodingError(ValueError):
@@ -36,13 +36,13 @@ def encode(x: Tensor, fraction_bits: int) -> Tensor:
         return x.to(DTYPE)
     scaled = torch.round(x.to(torch.float64) * 2.0**fraction_bits)
     if x.device.type != "meta" and x.numel():
-        limit = 2.0 ** (BITS - HEADROOM_BITS)
+        limit = 2.0**VALUE_BITS
         worst = scaled.abs().max().item()
         if not worst < limit:
             raise EncodingError(
                 f"a value of magnitude {worst / 2.0**fraction_bits:.6g} does not fit {fraction_bits} "
                 f"fraction bits in a {BITS}-bit ring: "
-                f"allowed are magnitudes below 2^{BITS - HEADROOM_BITS - fraction_bits}"
+                f"allowed are magnitudes below 2^{VALUE_BITS - fraction_bits}"
             )
     return scaled.to(DTYPE)
 

@@ -3,51 +3,8 @@
 from __future__ import annotations
 
 from secure_eval.clear_operations import JOINS, VIEWS, ForbiddenOperation, operation
-from secure_eval.program import LEVELS, SECRET_OPERATIONS, Node, Program, Ref
-
-# Kinds of argument: s secret, c clear and known to all parties (constant or public), v either of the two, - not a value.
-# A trailing ? allows None. Arguments after those listed (sizes and public indices of a view) are clear. Operations that are absent take
-# any mixture of s and c with at least one s.
-_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "view": ("-", "s"),
-    "cat": ("-", "v", "-"),
-    "take": ("s", "c"),
-    "add": ("v", "v"),
-    "sub": ("v", "v"),
-    "mul": ("v", "v"),
-    "matmul": ("v", "v"),
-    "neg": ("s",),
-    "square": ("s",),
-    "power": ("s", "-"),
-    "linear": ("s", "v", "v?"),
-    "conv": ("v", "v", "v?", "-"),
-    "one_hot": ("s", "-"),
-    "relu": ("s",),
-    "gelu": ("s", "-"),
-    "clamp": ("s", "-", "-"),
-    "tanh": ("s",),
-    "sigmoid": ("s",),
-    "silu": ("s",),
-    "erf": ("s",),
-    "softplus": ("s",),
-    "elu": ("s", "-"),
-    "mish": ("s",),
-    "reciprocal": ("s", "-", "-"),
-    "signed_reciprocal": ("s", "-", "-"),
-    "rsqrt": ("s", "-", "-"),
-    "sqrt": ("s", "-", "-"),
-    "exp": ("s", "-", "-"),
-    "log": ("s", "-", "-"),
-    "softmax_numerator": ("s", "c?", "-"),
-    "layer_norm": ("s", "-", "v?", "v?", "-", "-", "-"),
-    "rms_norm": ("s", "-", "v?", "-", "-", "-"),
-    "amax": ("s", "-", "-"),
-    "max_with_index": ("s", "-", "-"),
-    "less": ("v", "v"),
-    "equal": ("v", "v"),
-    "where": ("v", "v", "v"),
-}
-
+from secure_eval.operations import OPERATIONS
+from secure_eval.program import LEVELS, Node, Program, Ref
 
 _GIVEN = {
     "input": ("client", "public"),
@@ -129,7 +86,7 @@ def _check_targets(node: Node) -> None:
 
 
 def _check_secret(node: Node, seen: dict[str, Node]) -> None:
-    if node.op not in SECRET_OPERATIONS:
+    if node.op not in OPERATIONS:
         raise InvalidProgram(f"{node!r} is not a secure operation")
     if node.op in ("share_input", "share_weight"):
         expected = "client" if node.op == "share_input" else "owner"
@@ -137,7 +94,7 @@ def _check_secret(node: Node, seen: dict[str, Node]) -> None:
         if levels != [expected]:
             raise InvalidProgram(f"{node!r} takes one {expected} value, not {levels}")
         return
-    kinds = _ARGUMENTS[node.op]
+    kinds = OPERATIONS[node.op].arguments
     if len(node.args) < len(kinds):
         raise InvalidProgram(f"{node!r} has {len(node.args)} arguments; {node.op} takes {len(kinds)}")
     _check_targets(node)

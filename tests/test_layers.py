@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,42 @@ def test_the_reader_sees_every_form_of_import(tmp_path: Path) -> None:
         "def f():\n    import secure_eval as s\n"
     )
     assert [name for _, name in imports(source)] == ["os", "torch", "distill", "secure_eval"]
+
+
+def modules() -> dict[str, Path]:
+    """Our modules by their dotted name."""
+    found = {}
+    for package in OURS_ALLOWED:
+        for path in sources(package):
+            name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(path: Path, known: Collection[str]) -> set[str]:
+    """The modules of ours that a file imports, wherever in it; `from a import b` is a.b where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in known else node.module
+                for alias in node.names
+            ]
+        found.update(name for name in names if name in known)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    graph = {name: imported(path, known) - {name} for name, path in known.items()}
+    assert sum(map(len, graph.values())) > 500, "the reader found hardly any import"
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("module", LEAN)

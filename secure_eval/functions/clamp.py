@@ -15,7 +15,7 @@ async def clamp(p: Protocol, x: Secret, low: float, high: float) -> Secret:
     if not low < high:
         raise ValueError(f"clamp between {low} and {high}: allowed is low < high")
     x = p.lift(x, max(x.fraction_bits, p.fraction_bits))
-    limit = 2.0 ** (ring.BITS - ring.HEADROOM_BITS - 1 - x.fraction_bits)  # beyond what x may be
+    limit = 2.0 ** (ring.VALUE_BITS - 1 - x.fraction_bits)  # beyond what x may be
     low, high = max(low, -limit), min(high, limit)
     selected, bits = await p.select_with_bits(await p.less_than(x, [low, high]), x)
     # high + [x < high] (x - high) - [x < low] (x - low)

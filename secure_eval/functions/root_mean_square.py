@@ -29,7 +29,7 @@ LOWEST = 2.0**-40
 ENOUGH = 2.0**20
 """One window that reaches so far is enough where nothing is said."""
 _EXPONENT = -0.5
-_ROOM_BITS = ring.BITS - ring.HEADROOM_BITS
+_ROOM_BITS = ring.VALUE_BITS
 _SLACK = 1 - 2.0**-8
 """Of what the ring holds: truncated values are up to a unit larger."""
 _FINER_BITS = 2

@@ -16,7 +16,7 @@ from secure_eval import ring
 from secure_eval.kernels import compare_radix16
 from secure_eval.kernels.kernel import kernel
 
-_OFFSET_BITS = ring.BITS - ring.HEADROOM_BITS
+_OFFSET_BITS = ring.VALUE_BITS
 _TRUNCATION_OFFSET = (1 << _OFFSET_BITS) - 1
 
 

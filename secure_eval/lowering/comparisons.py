@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from secure_eval.intervals import MOVED
 from secure_eval.lowering.activations import UNREACHED, bounded, held, number
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.dispatch import full
 from secure_eval.lowering.indexing import clear, shaped
 from secure_eval.lowering.registry import RULES, Rule, rule
+from secure_eval.operations.arrangement import MOVED
 from secure_eval.program import Ref
 
 # -- selections --------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from secure_eval.intervals import ANY, Interval, Intervals
+from secure_eval.intervals import Intervals
 from secure_eval.lowering.builder import Builder
+from secure_eval.operations.operation import ANY, Interval
 
 __all__ = ["ANY", "Interval", "interval"]
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from secure_eval.intervals import MOVED
 from secure_eval.lowering.activations import number
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import clear, shaped
+from secure_eval.operations.arrangement import MOVED
 from secure_eval.program import Node, Ref
 
 MASK_BELOW = -(2.0**23)

@@ -187,7 +187,7 @@ class Protocol(ABC):
 
         0 below 2^62 is the contract; a protocol whose truncation may fail states how likely that is, and reports add it up.
         """
-        return 0.0 if magnitude_bits < ring.BITS - ring.HEADROOM_BITS else 1.0
+        return 0.0 if magnitude_bits < ring.VALUE_BITS else 1.0
 
     # -- what a protocol must define -------------------------------------------------------------------------------------------
 

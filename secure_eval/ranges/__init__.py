@@ -12,10 +12,8 @@ from secure_eval.ranges.certificate import Certificate, Entry, certify
 from secure_eval.ranges.checking import RangeError, Report, Violation, check, choose_fraction_bits
 from secure_eval.ranges.guard import is_guarded, with_guard
 from secure_eval.ranges.narrowing import narrow_ranges
-from secure_eval.ranges.stated import STATED, Stated
 
 __all__ = [
-    "STATED",
     "Certificate",
     "Entry",
     "Extent",
@@ -23,7 +21,6 @@ __all__ = [
     "RangeError",
     "Ranges",
     "Report",
-    "Stated",
     "Violation",
     "calibrate",
     "certify",

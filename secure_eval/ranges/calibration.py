@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from secure_eval.capture import capture
+from secure_eval.operations import OPERATIONS
 from secure_eval.program import Program
-from secure_eval.ranges.stated import STATED
 from secure_eval.reference import values
 
 Batch = Sequence[Tensor] | Mapping[str, Tensor]
@@ -94,8 +94,8 @@ def calibrate(
         for node, args, value in values(program, batch, kept):
             if node.level != "secret" or not value.numel():
                 continue
-            stated = STATED.get(node.op)
-            extents = {k: Extent.of(v) for k, v in stated.quantities(*args).items()} if stated else {}
+            valid = OPERATIONS[node.op].valid
+            extents = {k: Extent.of(v) for k, v in valid.quantities(*args).items()} if valid else {}
             met = Observed(node.op, node.site, float(value.abs().max()), extents)
             if finite and not met.largest < float("inf"):
                 raise NotFinite(f"{node!r} is {met.largest} in floating point on an example input")

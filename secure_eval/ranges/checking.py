@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from math import inf, log2, nextafter
 from typing import Any
 
-from secure_eval import protocols
-from secure_eval.magnitudes import VALUE_BITS, own_limit, proven, with_bounds
+from secure_eval import protocols, ring
+from secure_eval.magnitudes import own_limit, proven, with_bounds
+from secure_eval.operations import OPERATIONS
 from secure_eval.program import Node, Program
 from secure_eval.ranges.calibration import Ranges
 from secure_eval.ranges.placement import Placement, place
-from secure_eval.ranges.stated import STATED
 
 FRACTION_BITS = range(8, 21)
 """What an engine can be asked for."""
@@ -156,7 +156,7 @@ def examine(
     bounds, sure = with_bounds(program, fraction_bits).by_name, proven(program)
     found: list[Quantity] = []
     implied: list[Violation] = []
-    headroom = float(VALUE_BITS)
+    headroom = float(ring.VALUE_BITS)
     for node in program.nodes:
         if node.level != "secret" or node.name not in ranges.nodes:
             continue
@@ -165,7 +165,7 @@ def examine(
         follows = bound < own_limit(node, fraction_bits)
         settled = follows or node.bound == bound or sure.get(node.name, inf) <= bound
         for name, value, bits in _ring_values(node, ranges, placement):
-            limit = VALUE_BITS - bits
+            limit = ring.VALUE_BITS - bits
             headroom = min(headroom, limit - _log2(value))
             own = name == MAGNITUDE
             margin = 1.0 if own and settled else 2.0**margin_bits
@@ -207,20 +207,21 @@ def _ring_values(node: Node, ranges: Ranges, placement: Placement) -> Iterator[t
     """What of a node the ring has to hold: quantity, magnitude, fraction bits."""
     seen, bits = ranges.nodes[node.name], placement.fraction_bits.get(node.name, 0)
     yield MAGNITUDE, seen.largest, bits
-    limited = STATED[node.op].limits(node, 16) if node.op in STATED else {}
+    valid = OPERATIONS[node.op].valid
+    limited = valid.limits(node, 16) if valid else {}
     for name, extent in seen.quantities.items():
         if name not in limited:
             yield name, extent.largest, max(bits, placement.widest.get(node.name, 0))
 
 
 def _arguments(node: Node, ranges: Ranges, fraction_bits: int, margin_bits: float) -> Iterator[Quantity]:
-    """What a node's function states a range for."""
-    if node.op not in STATED:
+    """What a node's operation has a range for."""
+    valid, seen = OPERATIONS[node.op].valid, ranges.nodes[node.name]
+    if valid is None:
         return
-    stated, seen = STATED[node.op], ranges.nodes[node.name]
-    for name, (low, high) in stated.limits(node, fraction_bits).items():
+    for name, (low, high) in valid.limits(node, fraction_bits).items():
         extent = seen.quantities[name]
-        least, most = (2.0**margin_bits if needed else 1.0 for needed in stated.margins(node, name))
+        least, most = (2.0**margin_bits if needed else 1.0 for needed in valid.margins(node, name))
         yield Quantity(node, name, extent.smallest, extent.largest, low, high, least, most)
 
 
@@ -232,7 +233,9 @@ def _truncations(
     for t in placement.truncations:
         seen = ranges.nodes.get(t.source or "")
         bits = (
-            nextafter(VALUE_BITS - margin_bits, 0) if seen is None else _log2(seen.largest) + t.fraction_bits
+            nextafter(ring.VALUE_BITS - margin_bits, 0)
+            if seen is None
+            else _log2(seen.largest) + t.fraction_bits
         )
         elements += t.elements
         failures += t.elements * cls.truncation_failure(bits, t.shift)

@@ -14,9 +14,9 @@ from secure_eval.functions.normalised import Range
 from secure_eval.functions.octave_power import allowed
 from secure_eval.functions.octaves import Octaves
 from secure_eval.functions.root_mean_square import plan
+from secure_eval.operations import OPERATIONS
 from secure_eval.program import Node, Program
 from secure_eval.ranges.calibration import Extent, Ranges
-from secure_eval.ranges.stated import STATED
 from secure_eval.spec import check
 
 _HIGHEST_EXPONENT = 24.0
@@ -53,7 +53,7 @@ def _fitted(node: Node, seen: Extent, margin: float) -> tuple[float, float]:
     if node.op == "exp":
         return _fitted_exponents(node, seen, margin)
     low, high = node.args[-2:]
-    needs_low, needs_high = STATED[node.op].margins(node, "")
+    needs_low, needs_high = margins(node)
     if node.op in ("layer_norm", "rms_norm"):  # nothing is proven of a row, but that eps is added
         low, high = max(node.args[-3], seen.smallest / margin), seen.largest * margin
         return low, max(high, low * _LEAST_WIDTH)
@@ -66,9 +66,16 @@ def _fitted(node: Node, seen: Extent, margin: float) -> tuple[float, float]:
     return low, max(high, low * _LEAST_WIDTH)
 
 
+def margins(node: Node) -> tuple[bool, bool]:
+    """Whether the low and the high of a node that has them need a margin."""
+    valid = OPERATIONS[node.op].valid
+    assert valid is not None
+    return valid.margins(node, "")
+
+
 def _fitted_exponents(node: Node, seen: Extent, margin: float) -> tuple[float, float]:
     low, high = node.args[-2:]
-    _, needs_high = STATED[node.op].margins(node, "")
+    _, needs_high = margins(node)
     most = log(seen.largest) + log(margin) if seen.largest > 0 else LOWEST + 1
     high = min(most, _HIGHEST_EXPONENT if needs_high else high)
     least = log(seen.smallest) - log(margin) if seen.smallest > 0 else LOWEST

@@ -27,27 +27,18 @@ from torch.nn import functional as F
 import secure_eval
 from secure_eval import protocols, ring
 from secure_eval.correlations.correlation import Recorder
-from secure_eval.functions.clamp import clamp
-from secure_eval.functions.elu import elu
-from secure_eval.functions.erf import erf
 from secure_eval.functions.exponential import exp
-from secure_eval.functions.gelu import gelu
 from secure_eval.functions.layer_norm import layer_norm
 from secure_eval.functions.logarithm import log
 from secure_eval.functions.maximum import max_with_index
-from secure_eval.functions.mish import mish
 from secure_eval.functions.normalised import reciprocal, rsqrt
 from secure_eval.functions.octave_power import signed_reciprocal, sqrt
 from secure_eval.functions.octaves import Octaves
 from secure_eval.functions.rms_norm import rms_norm
-from secure_eval.functions.sigmoid import sigmoid
-from secure_eval.functions.silu import silu
 from secure_eval.functions.softmax import softmax_numerator
-from secure_eval.functions.softplus import softplus
-from secure_eval.functions.tanh import tanh
 from secure_eval.network.transport import Counting
+from secure_eval.operations import OPERATIONS, curves
 from secure_eval.parties.roles import Party
-from secure_eval.program import SECRET_OPERATIONS
 from secure_eval.protocols.base import LINEAR, MATMUL, MUL, Bilinear, Bits, Protocol, Secret
 from secure_eval.scheduler import Scheduler, gather
 from secure_eval.testing.devices import OneDevice
@@ -110,6 +101,29 @@ POLYNOMIALS: dict[str, tuple[int, tuple[float, ...]]] = {
 }
 
 
+_PARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "gelu": {"gelu": ("none",), "gelu tanh": ("tanh",)},
+    "elu": {"elu": (1.0,)},
+    "clamp": {"clamp": (-3.7, 2.5)},
+}
+CURVES: list[tuple[str, str, tuple[Any, ...]]] = [
+    (name, operation, parameters)
+    for operation in curves.OPERATIONS
+    for name, parameters in _PARAMETERS.get(operation, {operation: ()}).items()
+]
+"""Functions of one number: a name, the operation and its parameters."""
+
+
+def curve(operation: str, *parameters: Any) -> Callable[..., Any]:
+    """The secure function, of a protocol and a secret."""
+    return lambda p, x: curves.evaluate(p, operation, x, *parameters)
+
+
+def meaning(operation: str, *parameters: Any) -> Callable[[Tensor], Tensor]:
+    """What it is to be."""
+    return lambda x: curves.OPERATIONS[operation].meaning(x, *parameters)
+
+
 def _function_cases() -> dict[str, tuple[Callable[..., Any], Tensor, Callable[[Tensor], Tensor], bool]]:
     """Name -> (secure function, float64 inputs, float64 reference, whether the error bound is relative)."""
     line = torch.linspace(-40, 40, 1501, dtype=torch.float64)
@@ -128,16 +142,10 @@ def _function_cases() -> dict[str, tuple[Callable[..., Any], Tensor, Callable[[T
         return await p.bilinear(MUL, e, await reciprocal(p, total, 1.0, 32.0))
 
     return {
-        "gelu": (lambda p, x: gelu(p, x), wide, F.gelu, False),
-        "gelu tanh": (lambda p, x: gelu(p, x, "tanh"), wide, lambda x: F.gelu(x, approximate="tanh"), False),
-        "tanh": (tanh, wide, torch.tanh, False),
-        "sigmoid": (sigmoid, wide, torch.sigmoid, False),
-        "silu": (silu, wide, F.silu, False),
-        "erf": (erf, wide, torch.erf, False),
-        "softplus": (softplus, wide, F.softplus, False),
-        "elu": (elu, wide, F.elu, False),
-        "mish": (mish, wide, F.mish, False),
-        "clamp": (lambda p, x: clamp(p, x, -3.7, 2.5), wide, lambda x: x.clamp(-3.7, 2.5), False),
+        **{
+            name: (curve(operation, *parameters), wide, meaning(operation, *parameters), False)
+            for name, operation, parameters in CURVES
+        },
         "softmax": (softmax, scores, lambda x: torch.softmax(x, -1), False),
         "reciprocal": (lambda p, x: reciprocal(p, x), positive, torch.reciprocal, True),
         "rsqrt": (lambda p, x: rsqrt(p, x), positive, torch.rsqrt, True),
@@ -182,15 +190,7 @@ STEPS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "compare few": (_compare, (1400,)),
     "select": (_select, (11264,)),
     "polynomial": (_poly, (1400,)),
-    "gelu": (lambda p, x: gelu(p, x), (5632,)),
-    "tanh": (tanh, (5632,)),
-    "sigmoid": (sigmoid, (5632,)),
-    "silu": (silu, (5632,)),
-    "erf": (erf, (5632,)),
-    "softplus": (softplus, (5632,)),
-    "elu": (elu, (5632,)),
-    "mish": (mish, (5632,)),
-    "clamp": (lambda p, x: clamp(p, x, -3.5, 2.5), (5632,)),
+    **{name: (curve(operation, *parameters), (5632,)) for name, operation, parameters in CURVES},
     "reciprocal": (lambda p, x: reciprocal(p, p.add_real(x, 100.0), 1.0, 128.0), (5632,)),
     "rsqrt": (lambda p, x: rsqrt(p, p.add_real(x, 100.0), 1.0, 128.0), (5632,)),
     "signed_reciprocal": (
@@ -526,7 +526,7 @@ class ProtocolConformance(SecrecyConformance):
             for n in secure_eval.capture(c.model(), c.inputs()).nodes
             if n.level == "secret"
         }
-        assert used == set(SECRET_OPERATIONS), used ^ set(SECRET_OPERATIONS)
+        assert used == set(OPERATIONS), used ^ set(OPERATIONS)
 
     # -- devices ---------------------------------------------------------------------------------------
 

@@ -153,4 +153,4 @@ CASES: dict[str, Case] = {
     "public where": Case(_public_where, ((4, 6), (4, 6))),
     "mean": Case(lambda x: x.mean(-1), ((4, 6),)),
 }
-"""Together they use every operation of `program.SECRET_OPERATIONS`."""
+"""Together they use every operation of `operations.OPERATIONS`."""

@@ -18,9 +18,8 @@ from torch import Tensor
 from secure_eval.functions.layer_norm import deviation_scale
 from secure_eval.functions.root_mean_square import widest
 from secure_eval.magnitudes import bits, own_limit, promise, with_bounds
+from secure_eval.operations import OPERATIONS
 from secure_eval.program import Node, Program, Ref, substitute
-from secure_eval.ranges import STATED
-from secure_eval.reference import MEANINGS
 from secure_eval.spec import check
 from secure_eval.testing.bounds import Approximate, Steps, error
 
@@ -158,7 +157,7 @@ class Sketch:
 
         Where the program is a certified one, values are bound to up to eight times what they are.
         """
-        value = MEANINGS[op](*(self.exact(a) for a in args)).double()
+        value = OPERATIONS[op].meaning(*(self.exact(a) for a in args)).double()
         node = Node(f"{op}_{len(self.nodes)}", op, args, "secret", tuple(value.shape), site=f"made.{op}")
         node = replace(node, dtype=torch.bool if op in COMPARISONS else torch.float32, integral=integral)
         node_as_drawn, node = node, self.bounded(node)
@@ -386,13 +385,16 @@ def _take(s: Sketch) -> Ref:
     )
 
 
-def _stated(s: Sketch, op: str, x: Ref, *rest: Any) -> None:
-    """DoesNotApply where what the operation states a range for, at either end of x's error, is outside."""
+def _in_range(s: Sketch, op: str, x: Ref, *rest: Any) -> None:
+    """DoesNotApply where what the operation has a range for, at either end of x's error, is outside."""
     known: Approximate = s.value(x)
     arguments = [s.exact(a) for a in rest]
-    limits = STATED[op].limits(Node("", op, (x, *rest), "secret", tuple(known.value.shape)), s.fraction_bits)
+    valid = OPERATIONS[op].valid
+    if valid is None:
+        return
+    limits = valid.limits(Node("", op, (x, *rest), "secret", tuple(known.value.shape)), s.fraction_bits)
     for sign in (-1, 0, 1):
-        found = STATED[op].quantities(known.value + sign * known.error, *arguments)
+        found = valid.quantities(known.value + sign * known.error, *arguments)
         for name, (low, high) in limits.items():
             if low is not None and bool((found[name] < low * 1.05).any()):
                 raise DoesNotApply
@@ -407,8 +409,7 @@ def _function(s: Sketch, op: str) -> Ref:
         rest = (s.draw(st.sampled_from(("none", "tanh"))),)
     if op == "elu":
         rest = (s.draw(st.sampled_from((1.0, 0.5))),)
-    if op in STATED:
-        _stated(s, op, x, *rest)
+    _in_range(s, op, x, *rest)
     return s.secret(op, x, *rest)
 
 
@@ -486,7 +487,7 @@ def _numerator(s: Sketch) -> Ref:
     elif kind != "none":
         mask = s.clear(*(("constant", "constant") if kind == "bool" else ("input", "public")), keep)
     dim = s.draw(st.integers(-len(shape), len(shape) - 1))
-    _stated(s, "softmax_numerator", x, mask, dim)
+    _in_range(s, "softmax_numerator", x, mask, dim)
     return s.secret("softmax_numerator", x, mask, dim)
 
 
@@ -500,7 +501,7 @@ def _layer_norm(s: Sketch, op: str) -> Ref:
         rest = (*rest, _operand(s, shape[-dims:]) if affine == 2 else None)
     n, eps = prod(shape[-dims:]), s.draw(st.sampled_from((1e-5, 1e-12)))
     rest = (dims, *rest, eps, *widest(n, deviation_scale(n) if op == "layer_norm" else 1.0, eps))
-    _stated(s, op, x, *rest)
+    _in_range(s, op, x, *rest)
     _certain_rows(s, x, dims, op == "layer_norm", eps)
     return s.secret(op, x, *rest)
 
@@ -544,7 +545,7 @@ def _where(s: Sketch) -> Ref:
     return s.secret("where", c, *((x, y) if s.draw(st.booleans()) else (y, x)))
 
 
-OPERATIONS: dict[str, Callable[[Sketch], Ref]] = {
+DRAWS: dict[str, Callable[[Sketch], Ref]] = {
     "add": lambda s: _sum(s, "add"),
     "sub": lambda s: _sum(s, "sub"),
     "neg": lambda s: s.secret("neg", s.any()),
@@ -618,9 +619,9 @@ def programs(draw: Draw) -> Drawn:
     for _ in range(wanted):
         if s.operations >= MAX_OPERATIONS:
             break
-        op = draw(st.sampled_from([*OPERATIONS, *OFTEN, *OFTEN]))
+        op = draw(st.sampled_from([*DRAWS, *OFTEN, *OFTEN]))
         try:
-            OPERATIONS[op](s)
+            DRAWS[op](s)
         except DoesNotApply:
             continue
     used = {name for n in s.nodes for name in n.references()}

@@ -22,8 +22,8 @@ from nas.evaluate import SPARE
 from nas.fixed_point import FixedPointScores, broken, fixed_point_scores
 from nas.ranges import offered
 from nas.study import study_path
+from secure_eval import ring
 from secure_eval.functions.normalised import reciprocal
-from secure_eval.ranges.stated import VALUE_BITS
 
 
 def rows(largest: float, keys: int = 8, padded: int = 2) -> dict[str, torch.Tensor]:
@@ -54,7 +54,7 @@ def test_the_limits_are_no_wider_than_what_the_engine_states() -> None:
     parameters = reciprocal.__defaults__
     assert parameters is not None
     low, high = parameters
-    assert ENGINE.product <= 2.0 ** (VALUE_BITS - 32)
+    assert ENGINE.product <= 2.0 ** (ring.VALUE_BITS - 32)
     assert low <= ENGINE.divisor[0] and ENGINE.divisor[1] <= high
 
 

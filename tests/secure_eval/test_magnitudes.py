@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import secure_eval
-from secure_eval import protocols, ranges
-from secure_eval.magnitudes import VALUE_BITS, bits, promise, proven, with_bounds
+from secure_eval import protocols, ranges, ring
+from secure_eval.magnitudes import bits, promise, proven, with_bounds
+from secure_eval.operations import OPERATIONS
+from secure_eval.operations.scaling import fit, sum_operands, times_clear
 from secure_eval.program import Node, Program
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.ranges.placement import place
-from secure_eval.rules import RULES
-from secure_eval.rules.scaling import fit, sum_operands, times_clear
 from secure_eval.testing.harness import evaluate
 from secure_eval.testing.operations import Function
 
@@ -134,7 +134,7 @@ def test_no_value_has_more_fraction_bits_than_it_has_room_for(fraction_bits: int
     held = place(program, fraction_bits).fraction_bits
     for node in with_bounds(program, fraction_bits).nodes:
         if node.level == "secret":
-            assert node.bound is not None and held[node.name] + node.bound <= VALUE_BITS, node
+            assert node.bound is not None and held[node.name] + node.bound <= ring.VALUE_BITS, node
 
 
 # -- the rules, with and without a bound -------------------------------------------------------------------------
@@ -194,8 +194,8 @@ def test_public_factors_and_sums_keep_to_the_bound(bound: int) -> None:
         return (await sum_operands(p, x, Secret(x.shares, 48), node(bound)))[0]
 
     for factor in FACTORS:
-        assert result_bits(partial(times, factor=factor), 48) <= VALUE_BITS - bound, factor
-    assert result_bits(twice, 48) <= VALUE_BITS - bound
+        assert result_bits(partial(times, factor=factor), 48) <= ring.VALUE_BITS - bound, factor
+    assert result_bits(twice, 48) <= ring.VALUE_BITS - bound
 
 
 def test_a_reciprocal_of_a_long_sum_stays_precise_without_a_certificate() -> None:
@@ -222,7 +222,7 @@ def test_a_long_sum_is_truncated_before() -> None:
         assert float((secure(x) / (40_000 * 29 * math.log(2)) - 1).abs().max()) < 2.0**-9
 
 
-def test_placement_has_the_fraction_bits_that_a_rule_makes() -> None:
+def test_placement_has_the_fraction_bits_that_a_rule_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine truncates what has more than there is room for after its rule has made it: too late for what did not fit before."""
     program = secure_eval.capture(Function(torch.log).eval(), (torch.ones(3),))
     loose = program.with_nodes([replace(n, bound=29) if n.op == "share_input" else n for n in program.nodes])
@@ -233,9 +233,5 @@ def test_placement_has_the_fraction_bits_that_a_rule_makes() -> None:
     async def widened(p: Protocol, node: Node, x: Secret, *rest: float) -> Secret:
         return Secret(x.shares, 60)
 
-    original = RULES["log"]
-    RULES["log"] = widened
-    try:
-        assert place(program, 16).fraction_bits[node.name] == 60 > VALUE_BITS - bound
-    finally:
-        RULES["log"] = original
+    monkeypatch.setitem(OPERATIONS, "log", replace(OPERATIONS["log"], run=widened))
+    assert place(program, 16).fraction_bits[node.name] == 60 > ring.VALUE_BITS - bound

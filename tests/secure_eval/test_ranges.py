@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import secure_eval
 from secure_eval import protocols, ranges
 from secure_eval.parties.launch import Threads
-from secure_eval.program import SECRET_OPERATIONS, Program
+from secure_eval.program import Program
 from secure_eval.protocols.plain import Plain
 from secure_eval.ranges.narrowing import NARROWED
 from secure_eval.ranges.placement import place
@@ -74,10 +74,6 @@ def test_infinities_are_named() -> None:
     x = torch.tensor([0.0, 2.0])
     with pytest.raises(ValueError, match="reciprocal.* is inf"):
         ranges.calibrate(program_of(torch.reciprocal, x), [(x,)])
-
-
-def test_what_is_stated_is_about_operations_that_there_are() -> None:
-    assert set(ranges.STATED) <= set(SECRET_OPERATIONS)
 
 
 # -- the check -----------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from secure_eval import ring
-from secure_eval.magnitudes import VALUE_BITS
 from secure_eval.program import Node
 from secure_eval.protocols.base import Protocol, Secret
 from secure_eval.scheduler import gather
@@ -26,7 +25,7 @@ _MOST_BITS = 30
 
 def room(p: Protocol, node: Node | None) -> int:
     """Most fraction bits of a node's value. Where no bound is known, what the promise leaves: those of a product of two values."""
-    return 2 * p.fraction_bits if node is None or node.bound is None else VALUE_BITS - node.bound
+    return 2 * p.fraction_bits if node is None or node.bound is None else ring.VALUE_BITS - node.bound
 
 
 async def fitted(p: Protocol, x: Secret, most: int) -> Secret:
