@@ -49,7 +49,7 @@ MOVED = {
 }
 """Views that only move elements."""
 
-_UNCHANGED = {
+UNCHANGED = {
     f"aten::{name}" for name in (*MOVED, "aten.to.dtype", "aten._to_copy.default", "aten.clone.default")
 }
 """Clear operations that leave values as they are: a mask cast to a number is 0 or 1."""
@@ -117,7 +117,7 @@ class Intervals:
         if node.dtype == torch.bool and (node.level != "secret" or node.op not in _RULES):
             return 0.0, 1.0  # what is made of bits on the way to one, such as 2 a b, may be more
         if node.level != "secret":
-            return self.look(node.args[0]) if node.op in _UNCHANGED else ANY
+            return self.look(node.args[0]) if node.op in UNCHANGED else ANY
         rule = _RULES.get(node.op)
         low, high = ANY if rule is None else rule(self, node)
         if isnan(low) or isnan(high):
