@@ -33,7 +33,7 @@ import transformers
 from transformers.models.auto import modeling_auto as auto
 
 from benchmarks.coverage.table import report
-from benchmarks.coverage.trial import OUTCOMES, Found, isolated
+from benchmarks.coverage.trial import OUTCOMES, Found, isolated, warm_up
 
 HEADS = {
     "sequence": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -71,6 +71,7 @@ def survey(
 ) -> None:
     """Examines the classes that `into` does not know yet, and adds a line for each."""
     known = {(f.head, f.name) for f in stored(into)}
+    warm_up()
     for head in heads:
         for model_type, name in classes(head, only):
             if (head, name) in known:

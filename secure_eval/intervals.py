@@ -19,7 +19,7 @@ from secure_eval.operations.arrangement import MOVED
 from secure_eval.operations.operation import ANY, Interval, nothing_known
 from secure_eval.program import Node, Ref
 
-_UNCHANGED = {
+UNCHANGED = {
     f"aten::{name}" for name in (*MOVED, "aten.to.dtype", "aten._to_copy.default", "aten.clone.default")
 }
 """Clear operations that leave values as they are: a mask cast to a number is 0 or 1."""
@@ -79,7 +79,7 @@ class Intervals:
         ):
             return 0.0, 1.0  # what is made of bits on the way to one, such as 2 a b, may be more
         if node.level != "secret":
-            return self.look(node.args[0]) if node.op in _UNCHANGED else ANY
+            return self.look(node.args[0]) if node.op in UNCHANGED else ANY
         low, high = ANY if operation is None else operation.interval(self, node)
         if isnan(low) or isnan(high):
             low, high = ANY

@@ -32,10 +32,11 @@ STYLES: dict[str, dict[str, int]] = {
 """Sizes by name; what is left out keeps its default."""
 
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "width": ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "embed_dim", "emb_dim", "d_embed", "embedding_size"),
+    "width": ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "embed_dim", "emb_dim", "d_embed", "embedding_size",
+              "d_latents"),
     "heads": (
         "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads",
-        "encoder_num_attention_heads",
+        "encoder_num_attention_heads", "num_self_attention_heads", "num_cross_attention_heads",
     ),
     "groups": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "head": ("head_dim", "d_kv", "d_head", "attention_head_size", "kv_channels"),
@@ -43,8 +44,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 _INNER = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "d_inner",
           "hidden_dim", "moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size")  # fmt: skip
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k")
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
-           "num_decoder_layers", "encoder_n_layers", "num_block_layers", "num_hidden_blocks", "num_attention_blocks")  # fmt: skip
+           "num_decoder_layers", "encoder_n_layers", "num_block_layers", "num_hidden_blocks", "num_attention_blocks",
+           "num_self_attends_per_block")  # fmt: skip
 
 
 def style_of(name: str) -> list[str]:
@@ -68,17 +71,23 @@ def _changes(config: PretrainedConfig, style: dict[str, int] | None, image: int 
     if image is not None:
         wanted["image_size"] = image
     most = (dict.fromkeys(_DEPTHS, LAYERS) if style is not STYLES["all layers"] else {}) | (
-        dict.fromkeys(_EXPERTS, 4) if style is not None else {}
+        dict.fromkeys(_EXPERTS, 4) | dict.fromkeys(_CHOSEN, 2) | {"num_latents": 16}
+        if style is not None
+        else {}
     )
     found: dict[str, Any] = {}
     for name, value in vars(config).items():
         if isinstance(value, PretrainedConfig):
             if parts := _changes(value, style, image):
                 found[name] = {"model_type": value.model_type, **parts} if value.model_type else parts
-        elif name in wanted and type(value) is int:
+        elif name in wanted and (type(value) is int or value is None):
             found[name] = wanted[name]
-        elif name in most and type(value) is int:
-            found[name] = min(value, most[name])
+        elif name in most and (type(value) is int or value is None and name in _CHOSEN):
+            found[name] = min(value or most[name], most[name])
+        elif name == "depth_coefficient" and style is not None:
+            found[name] = min(value, 1.0)
+        elif name == "default_language" and value is None:
+            found[name] = config.languages[0]
         elif name == "image_size" and image is not None and isinstance(value, (list, tuple)):
             found[name] = [image] * len(value)
         elif name == "depths" and isinstance(value, (list, tuple)):
@@ -157,6 +166,10 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             normal(weight, (1.5 if isinstance(module, nn.modules.conv._ConvNd) else 1.0) / fan_in**0.5)
             if isinstance(bias, Tensor):
                 normal(bias, 0.2)
+    for module in model.modules():
+        if hasattr(module, "key_value_proj_dim") and isinstance(module.q, nn.Linear):
+            # T5's attention does not scale its scores: its queries are that much smaller, as T5 starts them.
+            module.q.weight.data.div_(module.key_value_proj_dim**0.5)
     named = {
         id(p)
         for m in model.modules()
@@ -174,7 +187,17 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 def inputs(model: PreTrainedModel, head: str) -> Iterator[dict[str, Tensor]]:
     """Inputs that the class may take, the likeliest first: rows without padding, padded on the left and on the right."""
-    config, name = model.config, model.main_input_name
+    name = model.main_input_name
+    if name != "inputs":
+        yield from _inputs(model, head, name)
+        return
+    kind = "pixel_values" if head.startswith("image") else "input_ids"
+    for given in _inputs(model, head, kind):
+        yield {name if k == kind else k: v for k, v in given.items()}
+
+
+def _inputs(model: PreTrainedModel, head: str, name: str) -> Iterator[dict[str, Tensor]]:
+    config = model.config
     generator = torch.Generator().manual_seed(1)
 
     def real(*shape: int) -> Tensor:
@@ -198,6 +221,7 @@ def inputs(model: PreTrainedModel, head: str) -> Iterator[dict[str, Tensor]]:
             given["decoder_input_ids"] = torch.randint(10, words - 9, (ROWS, LENGTH - 2), generator=generator)
         yield given
         yield {"input_ids": ids, **{k: v for k, v in given.items() if k == "decoder_input_ids"}}
+        yield {**given, "bbox": torch.rand(ROWS, LENGTH, 4, generator=generator)}  # places on a page
     elif name == "pixel_values":
         vision = getattr(config, "vision_config", config)
         size = getattr(vision, "image_size", None) or 64
@@ -236,5 +260,6 @@ def outputs(found: Any) -> dict[str, Tensor]:
 
 
 def classes_of(model_type: str, name: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel]]:
-    """The configuration and model class of an entry of a mapping."""
-    return transformers.CONFIG_MAPPING[model_type], getattr(transformers, name)
+    """The configuration and model class of an entry of a mapping; of the part that the model takes, where it takes one."""
+    model_class = getattr(transformers, name)
+    return model_class.config_class or transformers.CONFIG_MAPPING[model_type], model_class

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.coverage.trial import CAPTURED, OUTCOMES, Found
 
+KINDS = {
+    "text": ("sequence", "masked", "tokens", "questions", "causal", "embedding"),
+    "encoder-decoder": ("seq2seq",),
+    "image": ("image", "image embedding"),
+    "audio": ("audio", "speech"),
+}
+"""Heads by what their models take."""
+
 
 def report(found: Sequence[Found], before: Sequence[Found] = ()) -> str:
-    """Outcomes by kind of head, with an earlier survey beside them, missing operations, and the reason of every class that is not right."""
-    return "\n".join([*_by_head(found, before), "", *_operations(found), *_reasons(found)])
+    """Outcomes by head and by kind, with an earlier survey beside them, missing operations, and the reason of every class not right."""
+    heads = {f.head: (f.head,) for f in found}
+    kinds = {k: v for k, v in KINDS.items() if heads.keys() & set(v)}
+    tables = [line for groups in (heads, kinds) for line in [*_counted(groups, found, before), ""]]
+    return "\n".join([*tables, *_operations(found), *_reasons(found)])
 
 
-def _by_head(found: Sequence[Found], before: Sequence[Found]) -> list[str]:
-    earlier = ["right before"] if before else []
-    columns = ["head", "tried", "captured", "right", *earlier, "right of those built", *OUTCOMES[1:]]
+def _counted(
+    groups: Mapping[str, Sequence[str]], found: Sequence[Found], before: Sequence[Found]
+) -> list[str]:
+    """Classes of each group of heads: how many were tried, built, captured and right; then the same of those that were tried before."""
+    earlier = ["tried before", "built", "captured", "right"] if before else []
+    columns = ["head", "tried", "built", "captured", "right", "right of those built", *earlier]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for head in dict.fromkeys(f.head for f in found):
-        part = [f for f in found if f.head == head]
-        counts = Counter(f.outcome for f in part)
-        built = len(part) - counts["build"]
-        share = f"{100 * counts['right'] / built:.0f} %" if built else "none"
-        names = {f.name for f in part}
-        old = [f for f in before if f.head == head and f.name in names]
-        then = [f"{sum(f.outcome == 'right' for f in old)} of {len(old)}"] if before else []
-        cells = [head, len(part), sum(counts[o] for o in CAPTURED), counts["right"], *then, share]
-        lines.append(f"| {' | '.join(map(str, [*cells, *(counts[o] for o in OUTCOMES[1:])]))} |")
+    for group, heads in groups.items():
+        part = [f for f in found if f.head in heads]
+        names = {(f.head, f.name) for f in part}
+        tried, built, captured, right = _counts(part)
+        share = f"{100 * right / built:.0f} %" if built else "none"
+        then = _counts([f for f in before if (f.head, f.name) in names]) if before else ()
+        lines.append(f"| {' | '.join(map(str, [group, tried, built, captured, right, share, *then]))} |")
     return lines
+
+
+def _counts(part: Sequence[Found]) -> tuple[int, int, int, int]:
+    counts = Counter(f.outcome for f in part)
+    return len(part), len(part) - counts["build"], sum(counts[o] for o in CAPTURED), counts["right"]
 
 
 def _operations(found: Sequence[Found]) -> list[str]:

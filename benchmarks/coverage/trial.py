@@ -57,7 +57,6 @@ def examine(head: str, model_type: str, name: str, price: bool = False) -> Found
             found.megabytes, found.rounds = counted.online.bytes / 1e6, counted.online.rounds
         mask = query.get("attention_mask")
         found.meaning = _error(small.outputs(reference(program, query)), wanted, mask)
-        reasons = _outside(program, query)
         try:
             with secure_eval.compile(program, query, "plain") as secure:
                 got = small.outputs(secure(**query))
@@ -67,7 +66,9 @@ def examine(head: str, model_type: str, name: str, price: bool = False) -> Found
             found.outcome = "refused"
         if found.outcome != "right":
             found.reason = (
-                "the program does not mean what the model does" if found.meaning > WITHIN else reasons
+                "the program does not mean what the model does"
+                if found.meaning > WITHIN
+                else _outside(program, query)
             )
     except secure_eval.UnsupportedOperations as error:
         found.outcome = "operations"
@@ -158,6 +159,17 @@ def _raised_by_us(error: BaseException) -> bool:
         files.append(trace.tb_frame.f_code.co_filename)
         trace = trace.tb_next
     return not any("torch/export" in f or "transformers/models" in f for f in files)
+
+
+def warm_up() -> None:
+    """Loads what every trial needs, and fits the functions' polynomials, once before processes are split off."""
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.GELU(), torch.nn.Softmax(-1)
+    )
+    query = {"input": torch.ones(2, 4)}
+    torch.set_num_threads(1)
+    with secure_eval.compile(model.eval(), query, "plain") as secure:
+        secure(**query)
 
 
 def isolated(head: str, model_type: str, name: str, timeout: float, gigabytes: float, price: bool) -> Found:

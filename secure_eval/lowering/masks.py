@@ -24,6 +24,7 @@ import torch
 from secure_eval.lowering.activations import number
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import clear, shaped
+from secure_eval.lowering.summands import combined, filled, joint, owner_parts, real
 from secure_eval.operations.arrangement import MOVED
 from secure_eval.program import Node, Ref
 
@@ -73,12 +74,12 @@ def _split(b: Builder, x: Ref, node: Node) -> Split:
 def _part(b: Builder, value: Any) -> Split:
     """An operand: a secret is split further; what is known in the clear is all summand."""
     if not isinstance(value, Ref):
-        return Split(0.0, _filled(b, value) if value else None)
+        return Split(0.0, filled(b, value) if value else None)
     level = b.level(value)
     if level in _CLEAR:
-        return Split(0.0, _real(b, value))
+        return Split(0.0, real(b, value))
     if (clear_value := _of_client(b, value)) is not None:
-        return Split(0.0, None, _real(b, clear_value))
+        return Split(0.0, None, real(b, clear_value))
     return split(b, b.secret(value))
 
 
@@ -91,43 +92,13 @@ def _of_client(b: Builder, value: Ref) -> Ref | None:
     return Ref(node.name) if node.level == "client" and node.op != "input" and b.of_tokens(node) else None
 
 
-def _filled(b: Builder, value: float) -> Ref:
-    return b.add(
-        "aten::aten.full.default", ([], float(value)), "constant", (), kwargs={"dtype": torch.float32}
-    )
-
-
-def _real(b: Builder, value: Ref) -> Ref:
-    node = b.by_name[value.name]
-    if node.dtype.is_floating_point:
-        return value
-    return b.add("aten::aten.to.dtype", (value, torch.float32), node.level, node.shape)
-
-
-def _combined(b: Builder, target: str, x: Ref | None, y: Ref | None) -> Ref | None:
-    """Two summands that the same people know, by an operation of torch's."""
-    if x is None or y is None:
-        return x if y is None else y if target == "aten.add.Tensor" else _negated(b, y)
-    level = _joint(b, x, y)
-    return clear(b, target, level, shaped(torch.broadcast_shapes(b.shape(x), b.shape(y))), x, y)
-
-
-def _joint(b: Builder, *values: Ref) -> str:
-    levels = {b.level(v) for v in values}
-    return "client" if "client" in levels else "public" if "public" in levels else "constant"
-
-
-def _negated(b: Builder, x: Ref) -> Ref:
-    return clear(b, "aten.neg.default", b.level(x), shaped(b.shape(x)), x)
-
-
 def _sum(b: Builder, node: Node) -> Split | None:
     x, y = (_part(b, a) for a in node.args)
     if x.plain and y.plain:
         return None
     target = f"aten.{node.op}.Tensor"
-    public = _combined(b, target, x.public, y.public)
-    client = _combined(b, target, x.client, y.client)
+    public = combined(b, target, x.public, y.public)
+    client = combined(b, target, x.client, y.client)
     if isinstance(y.scores, float):
         scores = x.scores
     elif isinstance(x.scores, float) and node.op == "add":
@@ -187,16 +158,16 @@ def _filled_by_client(b: Builder, condition: Ref, branches: list[Any]) -> Split 
     secrets = [v.scores for v in (x, y) if isinstance(v.scores, Ref)]
     if len(secrets) != 1:
         return None
-    known = [_combined(b, "aten.add.Tensor", v.public, v.client) for v in (x, y)]
+    known = [combined(b, "aten.add.Tensor", v.public, v.client) for v in (x, y)]
     return Split(secrets[0], None, _chosen(b, private, *known))
 
 
 def _chosen(b: Builder, condition: Ref, x: Ref | None, y: Ref | None) -> Ref | None:
     if x is None and y is None:
         return None
-    first, second = (_filled(b, 0.0) if part is None else part for part in (x, y))
+    first, second = (filled(b, 0.0) if part is None else part for part in (x, y))
     shape = torch.broadcast_shapes(b.shape(condition), b.shape(first), b.shape(second))
-    level = _joint(b, condition, first, second)
+    level = joint(b, condition, first, second)
     return b.add("aten::aten.where.self", (_as_bool(b, condition), first, second), level, shape)
 
 
@@ -255,9 +226,9 @@ def _joined(b: Builder, node: Node) -> Split | None:
             return None
         whole = [
             clear(b, "aten.expand.default", b.level(m), shaped(s), m, list(s))
-            for m, s in zip((m or _filled(b, 0.0) for m in summands), shapes, strict=True)
+            for m, s in zip((m or filled(b, 0.0) for m in summands), shapes, strict=True)
         ]
-        return clear(b, "aten.cat.default", _joint(b, *whole), shaped(node.shape), whole, dim)
+        return clear(b, "aten.cat.default", joint(b, *whole), shaped(node.shape), whole, dim)
 
     joined = b.op("cat", [target, scores, dim], shaped(node.shape))
     return Split(joined, together([p.public for p in parts]), together([p.client for p in parts]))
@@ -265,48 +236,11 @@ def _joined(b: Builder, node: Node) -> Split | None:
 
 def _of_owner(b: Builder, node: Node) -> Split | None:
     """A table of the model owner's to which it added a mask of the architecture: biases of relative positions that hide what follows."""
-    found = _owner_parts(b, node.args[0])
-    return None if found is None else Split(b.secret(found[0]), found[1])
-
-
-def _owner_parts(b: Builder, value: Ref) -> tuple[Ref, Ref] | None:
-    """The owner's part of a clear sum, and the constant one."""
-    node = b.by_name[value.name]
-    if node.level != "owner":
+    found = owner_parts(b, node.args[0])
+    if found is None:
         return None
-    if node.op == "aten::aten.add.Tensor" and all(isinstance(a, Ref) for a in node.args) and not node.kwargs:
-        for own, constant in (node.args, node.args[::-1]):
-            if b.level(constant) == "constant" and b.level(own) == "owner":
-                inner = _owner_parts(b, own)
-                if inner is None:
-                    return own, _real(b, constant)
-                return inner[0], _combined(b, "aten.add.Tensor", inner[1], _real(b, constant)) or inner[1]
-    if node.op.startswith("aten::aten.where.") and b.level(node.args[0]) == "constant":
-        condition, *branches = node.args
-        for i, fill in enumerate(branches):
-            if isinstance(number(b, fill), (int, float)) and isinstance(branches[1 - i], Ref):
-                own, zero, masked_by = branches[1 - i], _filled(b, 0.0), _filled(b, number(b, fill))
-
-                def chosen(level: str, here: Ref, there: Ref, i: int = i) -> Ref:
-                    pair = (there, here) if i == 0 else (here, there)
-                    return b.add("aten::aten.where.self", (condition, *pair), level, node.shape)
-
-                return chosen("owner", own, zero), chosen("constant", zero, masked_by)
-    target = node.op.removeprefix("aten::")
-    if target in MOVED and (inner := _owner_parts(b, node.args[0])) is not None:
-        shape = b.shape(node.args[0])
-        own, constant = (
-            v
-            if b.shape(v) == shape
-            else clear(b, "aten.expand.default", b.level(v), shaped(shape), v, list(shape))
-            for v in inner
-        )
-        rest = node.args[1:]
-        return (
-            clear(b, target, "owner", shaped(node.shape), own, *rest),
-            clear(b, target, "constant", shaped(node.shape), constant, *rest),
-        )
-    return None
+    own, known = found
+    return Split(0.0 if own is None else b.secret(own), known)
 
 
 _RULES = {

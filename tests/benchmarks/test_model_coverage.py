@@ -81,15 +81,57 @@ def test_a_survey_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(json.loads(line)["head"] == "masked" for line in into.read_text().splitlines())
 
 
-def test_the_table_has_both_surveys() -> None:
+def test_the_tables_have_both_surveys() -> None:
     after = [
         Found("sequence", "A", "right", error=0.001, meaning=0.0),
         Found("sequence", "B", "operations", operations=["aten.x"]),
+        Found("tokens", "A", "right", error=0.001, meaning=0.0),
+        Found("tokens", "C", "build", "no such library"),
+        Found("image", "D", "wrong", error=0.5, meaning=0.0),
     ]
-    before = [Found("sequence", "A", "wrong", error=0.2, meaning=0.0)]
-    lines = report(after, before).splitlines()
-    assert lines[2].split("|")[1:7] == [" sequence ", " 2 ", " 1 ", " 1 ", " 0 of 1 ", " 50 % "]
-    assert any("aten.x | 1 | 0 | B" in line for line in lines)
+    before = [Found("sequence", "A", "wrong", error=0.2, meaning=0.0), Found("sequence", "E", "right")]
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:-1]
+        for line in report(after, before).splitlines()
+        if "|" in line
+    }
+    assert [c.strip() for c in rows["sequence"]] == ["2", "2", "1", "1", "50 %", "1", "1", "1", "0"]
+    assert [c.strip() for c in rows["text"]] == ["4", "3", "2", "2", "67 %", "1", "1", "1", "0"]
+    assert [c.strip() for c in rows["tokens"]] == ["2", "1", "1", "1", "100 %", "0", "0", "0", "0"]
+    assert [c.strip() for c in rows["image"]] == ["1", "1", "1", "0", "0 %", "0", "0", "0", "0"]
+    assert any("aten.x | 1 | 0 | B" in line for line in report(after, before).splitlines())
+    assert "audio" not in rows
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "sizes"),
+    [
+        ("nemotron", "NemotronForSequenceClassification", {"num_key_value_heads": 4, "head_dim": 16}),
+        (
+            "deepseek_v2",
+            "DeepseekV2ForSequenceClassification",
+            {"n_routed_experts": 4, "num_experts_per_tok": 2},
+        ),
+        ("xmod", "XmodForSequenceClassification", {"default_language": "en_XX"}),
+        ("perceiver", "PerceiverForSequenceClassification", {"d_latents": 64, "num_latents": 16}),
+        ("emu3", "Emu3TextModel", {"hidden_size": 64}),
+    ],
+)
+def test_what_a_configuration_leaves_open_is_settled(
+    model_type: str, name: str, sizes: dict[str, Any]
+) -> None:
+    config_class, _ = small.classes_of(model_type, name)
+    changed = small._changes(config_class(), small.STYLES["plain"], None)
+    assert sizes.items() <= changed.items()
+
+
+def test_queries_are_scaled_where_scores_are_not() -> None:
+    config_class, model_class = small.classes_of("t5", "T5ForSequenceClassification")
+    _, model = next(small.builds(config_class, model_class))
+    small.randomise(model)
+    attention = model.transformer.encoder.block[0].layer[0].SelfAttention
+    ratio = float(attention.k.weight.std() / attention.q.weight.std())
+    assert ratio == pytest.approx(attention.key_value_proj_dim**0.5, rel=0.1)
 
 
 def test_random_weights_differ_and_keep_the_size_of_what_goes_through() -> None:

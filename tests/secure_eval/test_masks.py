@@ -179,6 +179,76 @@ def test_with_relative_positions(bias: str, low: str) -> None:
         assert _error(Attention(spelling, NUMBERS[low], before, bias), _query()) < BOUND
 
 
+def _table_added(t: Tensor, visible: Tensor, low: float) -> Tensor:
+    return t + torch.where(visible, 0.0, low)
+
+
+def _table_subtracted(t: Tensor, visible: Tensor, low: float) -> Tensor:
+    return t - torch.where(visible, 0.0, -low).expand(HEADS, -1, -1).contiguous()
+
+
+def _table_filled(t: Tensor, visible: Tensor, low: float) -> Tensor:
+    return t.clone().masked_fill(~visible, low)
+
+
+def _table_chosen(t: Tensor, visible: Tensor, low: float) -> Tensor:
+    return torch.where(visible, t, low).clone()
+
+
+def _table_chosen_of_tensors(t: Tensor, visible: Tensor, low: float) -> Tensor:
+    mask = torch.zeros(LENGTH, LENGTH).masked_fill(~visible, low)
+    return torch.where(visible, t, mask).to(torch.float64).float()
+
+
+def _table_scaled(t: Tensor, visible: Tensor, low: float) -> Tensor:
+    return ((t.masked_fill(~visible, low) + 3.0) * 0.25) / 0.5
+
+
+TABLES = (
+    _table_added,
+    _table_subtracted,
+    _table_filled,
+    _table_chosen,
+    _table_chosen_of_tensors,
+    _table_scaled,
+)
+
+
+class Decoder(nn.Module):
+    """Attention whose table of relative positions hides what follows, before any scores are there; with padding on top."""
+
+    def __init__(self, written: Callable[[Tensor, Tensor, float], Tensor], low: float, trained: bool):
+        super().__init__()
+        self.written, self.low = written, low
+        table = torch.randn(2 * LENGTH, HEADS, generator=torch.Generator().manual_seed(3))
+        if trained:
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table)
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        places = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)
+        bias = self.written(self.table[places + LENGTH].permute(2, 0, 1), places >= 0, self.low)
+        scores = x @ x.transpose(-1, -2) + bias[None]
+        return torch.softmax(scores + torch.where(kept[:, None, None, :] != 0, 0.0, -1e9), -1) @ x
+
+
+@pytest.mark.parametrize("trained", (True, False), ids=("parameter", "buffer"))
+@pytest.mark.parametrize("low", ("-1e4", "-1e9", "float", "-inf"))
+@pytest.mark.parametrize("written", TABLES)
+def test_in_a_table_of_the_owners(
+    written: Callable[[Tensor, Tensor, float], Tensor], low: str, trained: bool
+) -> None:
+    """What the owner computes with its table is walked through as what is computed of scores is; the table itself stays secret."""
+    query = {k: v[[0, 2]] for k, v in _query().items()}
+    model = Decoder(written, NUMBERS[low], trained).eval()
+    with secure_eval.compile(model, query, "plain", public=("kept",)) as secure:
+        assert not any("table" in c.path for c in secure.program.public_constants)
+        got = secure(**query)
+    wanted = model.double()(query["x"].double(), query["kept"])
+    assert float((got.double() - wanted).abs().max()) < BOUND
+
+
 @pytest.mark.parametrize("kind", (torch.bool, torch.int32, torch.float32, torch.float16), ids=str)
 def test_every_type_of_mask(kind: torch.dtype) -> None:
     for spelling, low in product((_computed, _chosen, _inverted), ("-1e4", "float")):
