@@ -1,16 +1,10 @@
 """What a model computes on secrets, as a list of works: products, activations, softmaxes, norms, each with its shape.
 
 The formulas of other systems (cost_models.peers) price works, because those systems would run the model's own operations and not the
-engine's. A captured program has been through the engine's passes; `works` reads it back as follows:
-
-* softmax is one work: numerator, row sum, reciprocal and the product that the engine may have put behind a matmul;
-* a row's division that was moved behind a matmul is counted where the model has it, on the matmul's left operand;
-* a scale that was pushed into a layer's weight is counted on what that layer leads to first: the attention scores, or its own result;
-* GELU by tanh and rotary embeddings that a model writes out are one work each.
-
-Shifts and scales of a whole channel that were folded into a weight (a batch norm) stay folded: other systems fold them as well.
-What can't be told apart from the operations themselves stays what it is. A secret operation that is not known here becomes a work of its
-own kind, so that nothing is dropped.
+engine's. So `works` reads a program as the model says it, before the passes that move factors and divisions to where the engine has
+them cheaper; `READ_AFTER` lists those that may have run. Softmax is one work (numerator, row sum, reciprocal and product), and so are
+rotary embeddings that a model writes out. Shifts and scales of a whole channel are folded into a weight (a batch norm), as other systems
+fold them. A secret operation that is not known here becomes a work of its own kind, so that nothing is dropped.
 """
 
 from __future__ import annotations
@@ -25,6 +19,15 @@ from torch import Tensor
 
 from cost_models.workload_patterns import Patterns
 from secure_eval.engine import evaluate_clear
+from secure_eval.passes import (
+    Pass,
+    fold_channel_affine,
+    fold_channels_into_windows,
+    recognise_activations,
+    recognise_squares,
+    remove_unused,
+    run_passes,
+)
 from secure_eval.program import Node, Program, Ref
 
 FREE = frozenset({"view", "cat", "add", "sub", "neg", "share_input", "share_weight", "take"})
@@ -73,8 +76,31 @@ def within(works: Sequence[Work], *prefixes: str) -> tuple[Work, ...]:
     return tuple(w for w in works if w.site.startswith(prefixes))
 
 
+READ_AFTER: tuple[Pass, ...] = (
+    recognise_activations,
+    remove_unused,
+    recognise_squares,
+    fold_channels_into_windows,
+    fold_channel_affine,
+)
+"""The passes that leave works as the model has them."""
+
+
 def works(program: Program) -> tuple[Work, ...]:
-    """A program's works, in order. Public inputs count as all ones: nothing is padded."""
+    """A program's works, in order. Public inputs count as all ones: nothing is padded.
+
+    program: captured with `passes=()`, or with some of `READ_AFTER`. Raises ValueError for another, which is not what the model says.
+    """
+    allowed = [one.__name__ for one in READ_AFTER]
+    if program.passes is None or not set(program.passes) <= set(allowed):
+        ran = (
+            "it is not known what"
+            if program.passes is None
+            else ", ".join(set(program.passes) - set(allowed))
+        )
+        raise ValueError(f"{ran} ran on this program; works are read from one captured with passes=()")
+    if not program.passes:
+        program = run_passes(program, READ_AFTER)
     return tuple(_Reader(program).read())
 
 
@@ -94,8 +120,6 @@ class _Reader:
             if node.op in FREE and node.name not in self.patterns.rotary:
                 continue
             found += self._works(node)
-            if (scaled := self.patterns.scaled_after(node)) is not None:
-                found.append(Work("scale", node.site, prod(node.shape), kept=self._kept(node), factor=scaled))
         return found
 
     # -- one node ----------------------------------------------------------------------------------------------
@@ -104,8 +128,6 @@ class _Reader:
         size, site = prod(node.shape), node.site
         if node.name in self.patterns.rotary:
             return [Work("rotary", site, size)]
-        if node.name in self.patterns.gelu:
-            return [Work("gelu", site, size)]
         if node.op in ("linear", "matmul"):
             return [self._product(node)]
         if node.op == "conv":
@@ -193,10 +215,6 @@ class _Reader:
         if self._weight(x) and not self._weight(y):
             x, y = y, x
         left, right = prod(self._shape(x)), prod(self._shape(y))
-        divided = self.patterns.divided.get(node.name)
-        if divided is not None:
-            left = prod(self.program.by_name[divided].shape)
-            right, size = min(prod(self._shape(x)), prod(self._shape(y))), left
         return Work("mul", node.site, size, max(left, right), min(left, right), weight=self._weight(y))
 
     def _lookup(self, node: Node) -> Work | None:

@@ -96,11 +96,18 @@ class Shaped:
         return "input_ids" in self._inputs
 
     @cached_property
-    def program(self) -> secure_eval.Program:
-        """Raises secure_eval.UnsupportedOperations, with the whole list."""
+    def captured(self) -> secure_eval.Program:
+        """The program as the model says it. Raises secure_eval.UnsupportedOperations, with the whole list."""
         import secure_eval
 
-        return secure_eval.capture(self.model, self._inputs)
+        return secure_eval.capture(self.model, self._inputs, passes=())
+
+    @cached_property
+    def program(self) -> secure_eval.Program:
+        """The program that runs. Raises as `captured` does."""
+        from secure_eval.passes import run_passes
+
+        return run_passes(self.captured)
 
     def cost(self, protocol: str) -> cost_models.Cost:
         import cost_models
@@ -178,7 +185,7 @@ def answer(models: Models, subject: Subject, setting: Setting) -> dict[str, Any]
     if setting.new_tokens:
         found["generation"] = _generation(shaped, subject, setting)
     if setting.systems:
-        found["systems"] = [_system(shaped.program, name, setting) for name in setting.systems]
+        found["systems"] = [_system(shaped.captured, name, setting) for name in setting.systems]
     return found
 
 

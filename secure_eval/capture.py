@@ -17,7 +17,7 @@ from torch.export.graph_signature import OutputKind
 from secure_eval.experts import all_computed
 from secure_eval.lowering import CLEAR_ONLY_KEYWORDS, IGNORED, Builder, Unsupported, lower
 from secure_eval.model_tensors import ModelTensors, site_of
-from secure_eval.passes import run_passes
+from secure_eval.passes import PASSES, Pass, run_passes
 from secure_eval.program import Program, Ref
 from secure_eval.spec import check
 
@@ -51,6 +51,7 @@ def capture(
     public: Sequence[str] = PUBLIC_INPUTS,
     embedding: str = "client",
     public_tensors: Sequence[str] = (),
+    passes: Sequence[Pass] = PASSES,
 ) -> Program:
     """The secure program of `model` for inputs of exactly the shapes of `example_inputs`.
 
@@ -64,6 +65,7 @@ def capture(
             a shared one-hot matrix.
         public_tensors: paths in the model (with * for any text) of tensors that every party may see. All others are the model owner's
             secrets, however they are registered, but those that `Program.public_constants` lists (see model_tensors.py).
+        passes: rewrites to run, in this order; () for the program as the model says it.
 
     Raises:
         UnsupportedOperations: lists every operation on secrets that has no rule, with its module.
@@ -104,8 +106,9 @@ def capture(
         parameters=builder.parameters,
         restore=lambda flat: torch.utils._pytree.tree_unflatten(flat, spec),
         public_constants=tensors.public_constants(),
+        passes=(),
     )
-    return check(run_passes(check(program)))
+    return run_passes(check(program), passes)
 
 
 def _lowered(

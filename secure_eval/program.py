@@ -124,7 +124,8 @@ class Program:
 
     `parameters` maps parameter nodes to tensors: the model owner's part, which is not serialised with the program.
     `public_constants` and `public_numbers` (how many numbers the text holds, by module) are what parties see of the model's own numbers.
-    `restore` rebuilds the model's own output type from the flat outputs (only where the model was captured in this process).
+    `restore` rebuilds the model's own output type from the flat outputs, and `passes` names the rewrites that have run (both only where the
+    model was captured in this process; None elsewhere).
     """
 
     nodes: tuple[Node, ...]
@@ -134,6 +135,7 @@ class Program:
     parameters: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     restore: Callable[[list[Any]], Any] | None = field(default=None, compare=False)
     public_constants: tuple[PublicConstant, ...] = field(default=(), compare=False)
+    passes: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __getitem__(self, name: str) -> Node:
         return self.by_name[name]

@@ -103,7 +103,7 @@ REFERENCES: dict[str, Reference] = {
 def captured(model: nn.Module, tokens: int, embedding: str = "client") -> tuple[Work, ...]:
     """The works of a model for one sequence of so many tokens."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    return works(secure_eval.capture(model, {"input_ids": ids}, embedding=embedding))
+    return works(secure_eval.capture(model, {"input_ids": ids}, embedding=embedding, passes=()))
 
 
 @cache

@@ -91,7 +91,7 @@ def test_nothing_costs_nothing_and_twice_costs_more(name: str) -> None:
 
 def test_programs_are_read() -> None:
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU()).eval()
-    program = secure_eval.capture(model, (torch.zeros(5, 6),))
+    program = secure_eval.capture(model, (torch.zeros(5, 6),), passes=())
     estimate = peers.estimate(program, "crypten")
     assert estimate.online_bytes == crypten.FORMULAS["linear"](_linear(5, 6, 12)).online + 60 * 232
     assert estimate.rounds == 10

@@ -27,7 +27,7 @@ class _Made(nn.Module):
 
 def _works(function: Callable[..., Tensor] | nn.Module, *shapes: tuple[int, ...]) -> tuple[Work, ...]:
     model = function if isinstance(function, nn.Module) else _Made(function)
-    return works(secure_eval.capture(model.eval(), tuple(torch.zeros(s) for s in shapes)))
+    return works(secure_eval.capture(model.eval(), tuple(torch.zeros(s) for s in shapes), passes=()))
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def test_norms_have_rows_and_gains() -> None:
 @pytest.mark.parametrize(("embedding", "kind"), [("client", "lookup"), ("onehot", "embedding")])
 def test_embeddings(embedding: str, kind: str) -> None:
     ids = torch.zeros(1, 4, dtype=torch.long)
-    program = secure_eval.capture(nn.Embedding(10, 3).eval(), (ids,), embedding=embedding)
+    program = secure_eval.capture(nn.Embedding(10, 3).eval(), (ids,), embedding=embedding, passes=())
     (work,) = works(program)
     assert (work.kind, work.elements) == (kind, 12)
     assert (work.rows, work.columns) == (4, 3) if kind == "lookup" else (work.m, work.k, work.n) == (4, 10, 3)
