@@ -44,3 +44,17 @@ def up_to(name: str) -> tuple[Pass, ...]:
     if name not in names:
         raise ValueError(f"there is no pass {name!r}; allowed: {', '.join(dict.fromkeys(names))}")
     return PASSES[: names.index(name) + 1]
+
+__all__ = [
+    "PASSES",
+    "Pass",
+    "divide_after_matmul",
+    "fold_channel_affine",
+    "fold_channels_into_windows",
+    "push_scales_into_weights",
+    "recognise_activations",
+    "recognise_squares",
+    "remove_unused",
+    "run_passes",
+    "up_to",
+]
