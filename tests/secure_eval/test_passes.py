@@ -27,9 +27,7 @@ def parameter(*shape: int, seed: int = 2) -> Tensor:
 
 def unoptimised(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
     """The program as captured, with unused nodes dropped and no other pass."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "PASSES", (passes.remove_unused,))
-        return capture(model, inputs)
+    return capture(model, inputs, passes=(passes.remove_unused,))
 
 
 def evaluate(program: Program, *inputs: Tensor, protocol: str = "plain") -> Any:
