@@ -11,7 +11,7 @@ the best of the repeats, in CPU time of the thread (the two threads: wall time).
 
     step                torch  pieces   loop  torch/loop  two threads
     indicators          19.44    5.89   0.98        19.8         1.95
-    mask_readings        4.75    7.82   1.58         3.0         1.62
+    mask_powers        4.75    7.82   1.58         3.0         1.62
     mask_products        0.57    3.53      -           -            -
     compare_first       43.51       -   2.53        17.2         3.41
     compare_second       1.29       -      -           -            -
@@ -81,7 +81,7 @@ def steps(n: int) -> list[tuple[Kernel[..., Any], list[Tensor], dict[str, Any], 
     one, bit = {"add_public": True}, _random(-(-n // 8), dtype=byte)
     return [
         (compare_radix16.indicators, [_random(n)], {}, True),
-        (local.mask_readings, [_random(n)], {"shift": 24, "degree": 3}, True),
+        (local.mask_powers, [_random(n)], {"shift": 24, "degree": 3}, True),
         (compare_radix16.mask_products, [_random(7, words, dtype=byte)], {"need_p": True}, True),
         (
             compare_radix16.compare_first,

@@ -16,7 +16,7 @@ PHASES = {"setup": "set-up, once a model", "offline": "offline, a query", "onlin
 
 
 def cost(found: Mapping[str, Any]) -> None:
-    """One answer: its phases, its dearest parts, money and comparison systems where they were asked for."""
+    """One answer: its phases, its most expensive parts, money and comparison systems where they were asked for."""
     online, seconds = found["online"], found["seconds"]
     rows = []
     for name, title in PHASES.items():
@@ -66,7 +66,7 @@ def generation(found: Mapping[str, Any]) -> None:
 
 
 def parts(found: Mapping[str, Any], kind: str, title: str) -> None:
-    """The dearest modules or kinds of operations, by their seconds on this network; equal places of all layers in one row."""
+    """The most expensive modules or kinds of operations, by their seconds on this network; equal places of all layers in one row."""
     entries = sorted(alike(found[f"by_{kind}"], kind), key=lambda entry: -entry["seconds"]["total"])
     rows = [
         [
@@ -82,7 +82,7 @@ def parts(found: Mapping[str, Any], kind: str, title: str) -> None:
     if kind == "operation":
         rows = [[first, *others] for first, _, *others in rows]
     if rows:
-        some = f"The dearest of {len(entries)} {title}" if len(entries) > SHOWN else f"By {title}"
+        some = f"The most expensive of {len(entries)} {title}" if len(entries) > SHOWN else f"By {title}"
         header = [title, *(["places"] if kind == "site" else []), "bytes", "rounds", "compute", "network"]
         header += ["seconds", "of the query"]
         table(f"{some}, online; a round that several share counts in each", header, rows)
@@ -226,7 +226,7 @@ def comparison(found: Mapping[str, Any]) -> None:
             [name, *sizes, wording.seconds(a), wording.seconds(b), wording.times(wording.ratio(b, a))]
         )
     header = ["kind of operation", *(f"{n}, bytes" for n in names), *(f"{n}, seconds" for n in names)]
-    table("The dearest kinds of operations, online", [*header, "second / first"], rows)
+    table("The most expensive kinds of operations, online", [*header, "second / first"], rows)
     for one, name in zip((first, second), names, strict=True):
         if "systems" in one:
             typer.echo(name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from secure_eval import ring
 from secure_eval.correlations.correlation import Correlation, Field
 from secure_eval.kernels import compare_radix16, compare_radix256
-from secure_eval.kernels.masked_opening import bits_as_ring, mask_readings
+from secure_eval.kernels.masked_opening import bits_as_ring, mask_powers
 from secure_eval.network.transport import TensorSpec
 from secure_eval.protocols.base import Bilinear
 
@@ -56,7 +56,7 @@ class Mask(Correlation):
     ) -> Mapping[str, Tensor]:
         r = own["r"]
         names = [f.name for f in self.derived() if not f.xor]
-        values = _readings(r, names, self.shift, self.degree)
+        values = _powers(r, names, self.shift, self.degree)
         if self.compare:
             values["groups"] = (
                 compare_radix256.byte_indicators(r) if self.one_level else compare_radix16.indicators(r)
@@ -64,13 +64,13 @@ class Mask(Correlation):
         return values
 
 
-def _readings(r: Tensor, names: Sequence[str], shift: int, degree: int) -> dict[str, Tensor]:
-    """mask_readings by name; nothing is computed where there are none."""
-    return dict(zip(names, mask_readings(r, shift=shift, degree=degree), strict=True)) if names else {}
+def _powers(r: Tensor, names: Sequence[str], shift: int, degree: int) -> dict[str, Tensor]:
+    """mask_powers by name; nothing is computed where there are none."""
+    return dict(zip(names, mask_powers(r, shift=shift, degree=degree), strict=True)) if names else {}
 
 
 @dataclass(frozen=True)
-class Readings(Correlation):
+class MaskPowers(Correlation):
     """More readings of a value that is open under the mask `x`: what a Mask of another shift or degree deals, of the same r."""
 
     shape: tuple[int, ...]
@@ -84,7 +84,7 @@ class Readings(Correlation):
     def derive(
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        return _readings(others(self.x)["r"], [f.name for f in self.derived()], self.shift, self.degree)
+        return _powers(others(self.x)["r"], [f.name for f in self.derived()], self.shift, self.degree)
 
     def references(self) -> Sequence[object]:
         return (self.x,)
@@ -158,7 +158,7 @@ class PolynomialProduct(Correlation):
         self, own: Mapping[str, Tensor], others: Callable[[object], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
         r, u = others(self.x)["r"], others(self.factor)["r"]
-        readings = list(mask_readings(r, shift=self.shift, degree=self.degree))
+        readings = list(mask_powers(r, shift=self.shift, degree=self.degree))
         if not self.shift:
             return {f"power{j}": v * u for j, v in enumerate([r, *readings], 1)}
         powers, wraps = readings[::2], readings[1::2]

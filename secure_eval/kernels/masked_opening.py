@@ -21,7 +21,7 @@ _TRUNCATION_OFFSET = (1 << _OFFSET_BITS) - 1
 
 
 @kernel
-def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
+def mask_powers(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
     """The derived fields of a Mask but for its groups, in their order: power j unless it is r itself, and
     wrap j where shift > 0."""
     top = ring.shift_right_logical(r, ring.BITS - 1)

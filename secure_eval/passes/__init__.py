@@ -45,6 +45,7 @@ def up_to(name: str) -> tuple[Pass, ...]:
         raise ValueError(f"there is no pass {name!r}; allowed: {', '.join(dict.fromkeys(names))}")
     return PASSES[: names.index(name) + 1]
 
+
 __all__ = [
     "PASSES",
     "Pass",

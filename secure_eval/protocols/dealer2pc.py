@@ -39,9 +39,9 @@ from secure_eval.correlations.kinds import (
     BitMask,
     BothMask,
     Mask,
+    MaskPowers,
     PolynomialProduct,
     Product,
-    Readings,
     Truncation,
 )
 from secure_eval.kernels import compare_radix16, compare_radix256
@@ -65,7 +65,7 @@ from secure_eval.protocols.base import (
     by_columns,
     integer_coefficients,
 )
-from secure_eval.protocols.masked_opening import MaskedOpenings, MaskReadings
+from secure_eval.protocols.masked_opening import MaskedOpening, OpensUnderMask
 from secure_eval.scheduler import Exchange, Task, start
 
 _WEIGHT = "weight"
@@ -74,7 +74,7 @@ _FEW = 4096
 """Elements up to which a comparison takes one level of gates: a round less, more bytes dealt."""
 
 
-class Opened(MaskReadings):
+class Opened(MaskedOpening):
     """A secret x opened as c = x + r."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Opened(MaskReadings):
         return Secret([share], out_bits)
 
 
-class Dealer2PC(MaskedOpenings):
+class Dealer2PC(OpensUnderMask):
     """Two parties, a dealer; see the module. `source` provides the dealt shares in the order in which they
     are used."""
 
@@ -159,7 +159,7 @@ class Dealer2PC(MaskedOpenings):
         key = mask if name is None else _WEIGHT
         earlier = None if mask.compare or key in x.memo else self._opening(x)
         if earlier is not None:
-            more = Readings(mask.shape, mask.shift, mask.degree, earlier.number)
+            more = MaskPowers(mask.shape, mask.shift, mask.degree, earlier.number)
             fields = self.source.next(more)[1] if more.derived() else {}
             fields = {"r": earlier.fields["r"], **fields}
             x.memo[key] = Opened(self, x, earlier._pending, mask, earlier.number, fields)
@@ -287,7 +287,7 @@ class Dealer2PC(MaskedOpenings):
 
     # -- bits ------------------------------------------------------------------------------------------------
 
-    async def below(self, opened: MaskReadings, thresholds: Sequence[int]) -> Bits:
+    async def below(self, opened: MaskedOpening, thresholds: Sequence[int]) -> Bits:
         """[x < t], x = c - r: the top bit of (c - t) - r, from the borrow of its lower 63 bits."""
         assert isinstance(opened, Opened)
         first, count = self.party == 0, len(thresholds) * prod(opened.x.shape)

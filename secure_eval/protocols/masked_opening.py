@@ -1,4 +1,4 @@
-"""Readings of a value from one opening of it under a mask: what the protocols that have such an opening share."""
+"""Openings of a value under a mask, and what is computed from them: what the protocols that have such an opening share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from secure_eval.protocols.base import Bits, Masked, Protocol, Secret, integer_c
 from secure_eval.scheduler import once
 
 
-class MaskReadings(Masked):
+class MaskedOpening(Masked):
     """A secret x, its opening described by a Mask. `number` tells the openings of one value apart."""
 
-    protocol: MaskedOpenings
+    protocol: OpensUnderMask
     mask: Mask
     number: int | str
 
@@ -50,18 +50,18 @@ class MaskReadings(Masked):
         return await self.protocol.below(self, integers)
 
 
-class MaskedOpenings(Protocol):
+class OpensUnderMask(Protocol):
     """A protocol whose `open_masked` keeps its readings in the value's memo, by their Mask."""
 
     @abstractmethod
-    async def below(self, opened: MaskReadings, thresholds: Sequence[int]) -> Bits:
+    async def below(self, opened: MaskedOpening, thresholds: Sequence[int]) -> Bits:
         """[x < t] for thresholds with x's fraction bits, stacked in front."""
 
     async def _truncated(self, x: Secret, shift: int) -> Secret:
         """From an opening that is there already, or by itself."""
         for key, value in x.memo.items():
             if isinstance(key, Mask) and key.shift == shift:
-                opened: MaskReadings = value
+                opened: MaskedOpening = value
                 await opened.arrived()
                 return await opened.truncated()
         return await self.truncate(x, shift)

@@ -54,7 +54,7 @@ from secure_eval.protocols.base import (
     Secret,
     by_columns,
 )
-from secure_eval.protocols.masked_opening import MaskedOpenings, MaskReadings
+from secure_eval.protocols.masked_opening import MaskedOpening, OpensUnderMask
 from secure_eval.scheduler import Exchange, Task, gather, start
 
 _SUM = "sum of the parts"
@@ -112,7 +112,7 @@ class Dealing(Correlation):
         return [] if isinstance(self.correlation, (Mask, BitMask)) else list(self.correlation.random())
 
 
-class Opened(MaskReadings):
+class Opened(MaskedOpening):
     """A secret x = c - r seen from one party; see the module."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Opened(MaskReadings):
         return Secret(await p.replicate(term, TensorSpec(tuple(self.x.shape)), self.dealing), out_bits)
 
 
-class Replicated3PC(MaskedOpenings):
+class Replicated3PC(OpensUnderMask):
     """Three parties, replicated shares; see the module."""
 
     name = "replicated3pc"
@@ -307,7 +307,7 @@ class Replicated3PC(MaskedOpenings):
 
     # -- bits ------------------------------------------------------------------------------------------------------------------
 
-    async def below(self, opened: MaskReadings, thresholds: Sequence[int]) -> Bits:
+    async def below(self, opened: MaskedOpening, thresholds: Sequence[int]) -> Bits:
         """[x < t], x = c - r: the top bit of (c - t) - r, from the borrow of its lower 63 bits. Four-input AND gates on bits that a
         and b share, their masks dealt."""
         assert isinstance(opened, Opened)

@@ -94,7 +94,7 @@ def cases(r: Random, s: tuple[int, ...]) -> Iterator[tuple[str, tuple[Tensor, ..
     for shift in (0, 1, 16, 17, 32, 40, 61):
         for degree in (1, 2, 3, 5):
             if shift or degree > 1:
-                yield "mask_readings", (r(*s),), {"shift": shift, "degree": degree}
+                yield "mask_powers", (r(*s),), {"shift": shift, "degree": degree}
             coefficients = tuple(r(degree + 1).tolist())
             yield "public_polynomial", (r(*s),), {"coefficients": coefficients, "shift": shift}
             wraps = [r(*s, dtype=ring.smallest_dtype(shift)) for _ in range(degree if shift else 0)]
@@ -157,7 +157,7 @@ def test_loops_read_tensors_that_are_not_contiguous() -> None:
     mask = byte(r, packed(60))
     for name, args, parameters in (
         ("indicators", (x,), {}),
-        ("mask_readings", (x,), {"shift": 16, "degree": 3}),
+        ("mask_powers", (x,), {"shift": 16, "degree": 3}),
         ("polynomial_share", (c, x), {"coefficients": (3, 5), "shift": 0, "add_public": True}),
         ("select_share", (mask, rho, x, c, product), {}),
     ):

@@ -34,7 +34,7 @@ def _excess(r, shift, power, unwrapped, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _mask_readings(r, shift, powers, wraps):  # type: ignore[no-untyped-def]
+def _mask_powers(r, shift, powers, wraps):  # type: ignore[no-untyped-def]
     p, u = np.empty(BLOCK, U64), np.empty(BLOCK, U64)
     for first in range(0, r.shape[0], BLOCK):
         block = r[first : first + BLOCK]
@@ -53,12 +53,12 @@ _WRAP = {torch.int16: np.uint16, torch.int32: np.uint32, torch.int64: np.uint64}
 
 
 @loop
-def mask_readings(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
+def mask_powers(r: Tensor, *, shift: int, degree: int) -> tuple[Tensor, ...]:
     small = ring.smallest_dtype(shift)
     powers = torch.empty((degree, *r.shape), dtype=ring.DTYPE)
     wraps = torch.empty((degree if shift else 0, *r.shape), dtype=small)
     n = r.numel()
-    _mask_readings(
+    _mask_powers(
         flat(r, U64),
         U64(shift),
         powers.numpy().view(U64).reshape(degree, n),
