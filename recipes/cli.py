@@ -21,6 +21,7 @@ import typer
 from recipes import printing
 from recipes.cost_command import cost_command
 from recipes.errors import ContractMissed, complain
+from recipes.show_command import show_command
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -245,6 +246,7 @@ def report_command(
 
 
 command(cost_command)
+command(show_command)
 
 
 @command
