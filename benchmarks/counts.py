@@ -41,7 +41,12 @@ def text(tokens: int, vocabulary: int) -> dict[str, Tensor]:
 def bert(small: bool, **changes: Any) -> tuple[nn.Module, dict[str, Tensor]]:
     shape: dict[str, Any] = {"num_labels": LABELS}
     if small:
-        shape |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        shape |= {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        }
         shape |= {"vocab_size": 99}
     shape |= changes
     config = transformers.BertConfig(**shape)
@@ -90,7 +95,12 @@ def llama(small: bool) -> tuple[nn.Module, dict[str, Tensor]]:
 def vit(small: bool) -> tuple[nn.Module, dict[str, Tensor]]:
     shape: dict[str, Any] = {"num_labels": 10}
     if small:
-        shape |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        shape |= {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        }
         shape |= {"image_size": 32}
     config = transformers.ViTConfig(**shape)
     pixels = torch.linspace(-1, 1, 3 * config.image_size**2).view(1, 3, config.image_size, config.image_size)
@@ -162,8 +172,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table")
-    parser.add_argument("--same", type=Path, metavar="FILE", help="compare with a table, exit 1 where it differs")
-    parser.add_argument("--digests", action="store_true", help="with --same: of logits as well (the same machine)")
+    parser.add_argument(
+        "--same", type=Path, metavar="FILE", help="compare with a table, exit 1 where it differs"
+    )
+    parser.add_argument(
+        "--digests", action="store_true", help="with --same: of logits as well (the same machine)"
+    )
     arguments = parser.parse_args()
     found = table(digests=arguments.json is not None or arguments.digests)
     if arguments.json:
