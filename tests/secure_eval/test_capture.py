@@ -298,6 +298,38 @@ def test_rows_of_length_one_have_the_range_of_a_norm(spelling: str, size: float)
     assert float((got - wanted).abs().max()) < 2.0**-9 + 2 * lost
 
 
+class Turned(nn.Module):
+    """Rotary positions as products of complex numbers; `wrong` does something else with them as well."""
+
+    def __init__(self, wrong: str = ""):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.shape[-2]).float(), 0.5 ** torch.arange(x.shape[-1] // 2))
+        table = torch.polar(torch.ones_like(angles), angles)
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        if self.wrong == "squared":
+            return torch.view_as_real(pairs * pairs).flatten(-2)
+        if self.wrong == "added":
+            return torch.view_as_real(pairs + table).flatten(-2)
+        if self.wrong == "doubled":
+            return torch.view_as_real(pairs * 2.0).flatten(-2)
+        return x + torch.view_as_real(table * (pairs * table)).flatten(-2)
+
+
+def test_secret_pairs_are_turned_by_a_clear_table() -> None:
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(6))
+    with secure_eval.compile(Turned().eval(), (x,), "plain") as secure:
+        assert float((secure(x) - Turned()(x)).abs().max()) < 2.0**-12
+
+
+@pytest.mark.parametrize("wrong", ("squared", "added", "doubled"))
+def test_other_arithmetic_of_complex_secrets_is_refused(wrong: str) -> None:
+    with pytest.raises(UnsupportedOperations, match="a complex secret"):
+        capture(Turned(wrong).eval(), (torch.randn(2, 5, 6),))
+
+
 def test_a_divisor_is_inverted_before_it_is_expanded() -> None:
     module = Function(lambda x: x / (x.abs().sum(-1, keepdim=True) + 1).expand_as(x)).eval()
     x = torch.randn(4, 24, generator=torch.Generator().manual_seed(6))
