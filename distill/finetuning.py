@@ -1,7 +1,7 @@
 """Fine-tuning a checkpoint into a teacher, resumable (see `distill.loop` for the files)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,26 @@ class FinetuneConfig:
     checkpoint_seconds: float = 30.0
 
 
+def check_loaded(model: PreTrainedModel, found: Mapping[str, Any], place: str, head: bool = False) -> None:
+    """Refuse a model of which tensors were not in the checkpoint: they have random values.
+
+    found: what from_pretrained reports. head: whether the head has to be there too; if not, it and a pooling layer may be new.
+
+    Raises DistillError.
+    """
+    lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    inside = f"{model.base_model_prefix}."
+    if not head:
+        lacking = [name for name in lacking if name.startswith(inside) and ".pooler." not in name]
+    if lacking:
+        raise DistillError(
+            f"checkpoint {place!r} has no weights that fit {len(lacking)} of the tensors of {type(model).__name__}: "
+            + ", ".join(lacking[:3])
+            + (", …" if len(lacking) > 3 else "")
+            + "; is config.json that of these weights?"
+        )
+
+
 def finetune(
     checkpoint: str | os.PathLike[str],
     splits: Splits,
@@ -79,7 +99,7 @@ def finetune(
     names = list(splits.label_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # the new head's weights
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        model, found = AutoModelForSequenceClassification.from_pretrained(
             place,
             num_labels=splits.num_labels,
             id2label=dict(enumerate(names)),
@@ -88,7 +108,9 @@ def finetune(
             attn_implementation="eager",
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # a head for other classes gives way to a new one
+            output_loading_info=True,
         )
+    check_loaded(model, found, place)
     settle_padding(tokenizer, model.config)
     tokens = tokenize(splits.train, tokenizer, config.max_length)
     held_out = tokenize(splits.validation, tokenizer, config.max_length)

@@ -76,6 +76,7 @@ def read_rows(config: "TaskConfig") -> Rows:
     raw = {role: list(table[columns.label]) for role, table in chosen.items()}
     names = getattr(chosen["train"].features[columns.label], "names", None)
     labels, label_names = _labels(raw, names, config)
+    _check_texts({role: table[columns.text] for role, table in chosen.items()}, columns.text, config)
     splits = {}
     for role, table in chosen.items():
         pairs = table[columns.pair] if columns.pair else [None] * len(table)
@@ -91,7 +92,27 @@ def read_rows(config: "TaskConfig") -> Rows:
 
 
 def _there(text: Any) -> bool:
-    return text is not None and bool(str(text).strip())
+    """Whether a field holds a text: not if it is missing, empty or a missing number."""
+    return text is not None and text == text and bool(str(text).strip())
+
+
+def _check_texts(texts: Mapping[str, Sequence[Any]], column: str, config: "TaskConfig") -> None:
+    """Refuse a column of which every field is a number, or none holds anything: another one has the texts."""
+    found = [str(text).strip() for values in texts.values() for text in values if _there(text)]
+    if not found:
+        raise DataError(f"{config.source}: no row has a text in the column {column!r}")
+    if all(_is_number(text) for text in found):
+        raise DataError(
+            f"{config.source}: the column {column!r} holds numbers only ({found[0]}, …); give the column of the texts as `text`"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def find_columns(config: "TaskConfig", tables: Mapping[str, "Dataset"]) -> tuple[Columns, bool]:
@@ -171,7 +192,7 @@ def _labels(
         }
         return _checked(above, ("negative", "positive"), config)
     classes = sorted({v for values in texts.values() for v in values if v is not None}, key=_order)
-    _doubtful(classes, config)
+    _doubtful(classes, sum(v is not None for values in texts.values() for v in values), config)
     index = {name: number for number, name in enumerate(classes)}
     found = {role: [None if v is None else index[v] for v in values] for role, values in texts.items()}
     return _checked(found, tuple(classes), config)
@@ -189,8 +210,8 @@ def _number(label: str, source: str) -> float:
         raise DataError(f"{source}: label {label!r} is not a number") from error
 
 
-def _doubtful(classes: Sequence[str], config: "TaskConfig") -> None:
-    """Refuse labels that may not be classes."""
+def _doubtful(classes: Sequence[str], labelled: int, config: "TaskConfig") -> None:
+    """Refuse labels that may not be classes. labelled: how many rows have one."""
     if "-1" in classes and config.hidden is None and len(classes) > 2 and "0" in classes:
         raise DataError(
             f"{config.source}: the label -1 stands beside {', '.join(c for c in classes if c != '-1')}; say "
@@ -202,6 +223,12 @@ def _doubtful(classes: Sequence[str], config: "TaskConfig") -> None:
             f"{config.source}: the label {fractions[0]!r} is a number, not a class; give `threshold` for two "
             "classes, or kind 'regression'"
         )
+    if len(classes) > 2 and 2 * len(classes) > labelled:
+        shown = ", ".join(repr(name[:30]) for name in classes[:3])
+        raise DataError(
+            f"{config.source}: {labelled:,} labelled rows have {len(classes):,} different labels ({shown}, …), so they are no "
+            "classes; give the column of the classes as `label`"
+        )
 
 
 def _checked(
@@ -211,8 +238,9 @@ def _checked(
     has."""
     found = {role: {v for v in values if v is not None} for role, values in labels.items()}
     if len(names) < 2 or not found["train"]:
+        there = f"only one class ({names[0]})" if len(names) == 1 else f"{len(names)} classes"
         raise DataError(
-            f"{config.source}: {len(names)} classes and {sum(v is not None for v in labels['train']):,} labelled "
+            f"{config.source}: {there} and {sum(v is not None for v in labels['train']):,} labelled "
             "training rows; at least two classes and some labels are needed"
         )
     for role in SPLITS[1:]:

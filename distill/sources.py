@@ -98,7 +98,8 @@ def read_tables(config: "TaskConfig") -> dict[str, "Dataset"]:
         # The readers and the hub's client raise many unrelated types; the user's question is which source
         # failed and why.
         reason = error if error.__cause__ is None else error.__cause__
-        raise DataError(f"{config.source}: cannot be read: {' '.join(str(reason).split())}") from error
+        hint = "; give its `encoding`" if isinstance(reason, UnicodeDecodeError) else ""
+        raise DataError(f"{config.source}: cannot be read: {' '.join(str(reason).split())}{hint}") from error
 
 
 def _local(kind: str, path: Path, config: "TaskConfig", cache: str) -> dict[str, "Dataset"]:
@@ -106,7 +107,7 @@ def _local(kind: str, path: Path, config: "TaskConfig", cache: str) -> dict[str,
 
     kept: dict[str, Any] = {"cache_dir": cache, "keep_in_memory": True}
     if kind in ("csv", "tsv"):
-        return {"train": _table(kind, path, config, kept)}
+        return {"train": _table(path, kind, config, kept)}
     if kind == "json":
         return {"train": datasets.Dataset.from_json(str(path), encoding=config.encoding, **kept)}
     if kind == "parquet":
@@ -114,14 +115,40 @@ def _local(kind: str, path: Path, config: "TaskConfig", cache: str) -> dict[str,
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         found = datasets.load_from_disk(str(path), keep_in_memory=True)
     else:
-        # A text "NA" or "None" is a text: the reader would otherwise take it for a missing value.
-        tables = any(file.suffix in (".csv", ".tsv") for file in path.rglob("*"))
-        options: dict[str, Any] = {"keep_default_na": False} if tables else {}
-        found = datasets.load_dataset(str(path), config.config, **kept, **options)
+        builder = datasets.load_dataset_builder(str(path), config.config, cache_dir=cache)
+        files = {
+            str(split): list(map(str, names)) for split, names in (builder.config.data_files or {}).items()
+        }
+        kinds = {SUFFIXES.get(Path(name).suffix.lower()) for names in files.values() for name in names}
+        if files and kinds <= {"csv", "tsv"}:
+            return _tables(files, config, kept)
+        found = datasets.load_dataset(str(path), config.config, **kept)
     return dict(found) if isinstance(found, Mapping) else {"train": found}
 
 
-def _table(kind: str, path: Path, config: "TaskConfig", kept: dict[str, Any]) -> "Dataset":
+def _tables(
+    files: Mapping[str, list[str]], config: "TaskConfig", kept: dict[str, Any]
+) -> dict[str, "Dataset"]:
+    """The tables of a directory, read as a single one is. A split has what the first one has and it has not, such as labels that are
+    withheld, as missing values."""
+    import datasets
+
+    found = {
+        split: datasets.concatenate_datasets(
+            [_table(Path(name), SUFFIXES[Path(name).suffix.lower()], config, kept) for name in names]
+        )
+        for split, names in files.items()
+    }
+    first = found["train"] if "train" in found else next(iter(found.values()))
+    for split, table in found.items():
+        for column in first.column_names:
+            if column not in table.column_names:
+                table = table.add_column(column, [None] * len(table))
+        found[split] = table
+    return found
+
+
+def _table(path: Path, kind: str, config: "TaskConfig", kept: dict[str, Any]) -> "Dataset":
     """A table with a header line, every field as the text that stands there."""
     import datasets
 
@@ -130,11 +157,12 @@ def _table(kind: str, path: Path, config: "TaskConfig", kept: dict[str, Any]) ->
     with open(path, encoding=config.encoding, newline="") as file:
         filled = (row for row in csv.reader(file, delimiter=separator, quoting=quoting) if row)
         header, first = next(filled, []), next(filled, [])
+    if not header or not first:
+        there = f"only a header ({', '.join(header)})" if header else "nothing"
+        raise DataError(f"{path}: there is {there} in the file; a header line and rows are needed")
     if len(first) > len(header):
         # The reader would take the first column for row numbers and shift the others.
-        raise DataError(
-            f"{config.source}: the first row has more fields than the header ({', '.join(header)})"
-        )
+        raise DataError(f"{path}: the first row has more fields than the header ({', '.join(header)})")
     names = [name.removeprefix("\ufeff") for name in header]
     return datasets.Dataset.from_csv(
         str(path),

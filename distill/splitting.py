@@ -81,7 +81,12 @@ def divide(
             del labelled[name]
     train = _once(labelled["train"])
     if len(train) < len(labelled["train"]):
-        notes.append(f"{len(labelled['train']) - len(train):,} repeated training texts are left out")
+        first = {row.key: row.label for row in train}
+        other = sum(first[row.key] != row.label for row in labelled["train"])
+        notes.append(
+            f"{len(labelled['train']) - len(train):,} repeated training texts are left out"
+            + (f", {other:,} of them with another label than their first" if other else "")
+        )
     parts = {"train": train, **{name: labelled[name] for name in SPLITS[1:] if name in labelled}}
     _split_off(parts, config, notes)
     held = {row.key for row in parts["test"]}
@@ -97,7 +102,9 @@ def divide(
     ordered = {name: _first(rows, config) for name, rows in parts.items()}
     for name in SPLITS:
         if not ordered[name]:
-            raise DataError(f"{config.source}: the {name} split is empty")
+            raise DataError(f"{config.source}: the {name} split is empty{_because(notes)}")
+    if config.kind == "classification":
+        _check_classes(ordered, config, notes)
     return ordered, _first(free, config), notes
 
 
@@ -130,6 +137,18 @@ def _split_off(parts: dict[str, list["Row"]], config: "TaskConfig", notes: list[
     parts[source] = rest
     said = " and ".join(f"{len(rows):,} for {name}" for name, rows in taken.items())
     notes.append(f"split off from {source} by a hash of the text: {said}")
+
+
+def _because(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _check_classes(parts: Mapping[str, Sequence["Row"]], config: "TaskConfig", notes: Sequence[str]) -> None:
+    """Refuse training texts of one class, from which nothing can be learnt."""
+    if len({row.label for row in parts["train"]}) < 2:
+        raise DataError(
+            f"{config.source}: all {len(parts['train']):,} texts of the train split have the same label{_because(notes)}"
+        )
 
 
 def _once(rows: Sequence["Row"]) -> list["Row"]:

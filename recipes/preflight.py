@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from recipes.checkpoint_files import check_vocabulary, check_weights
 from recipes.checkpoints import locate_checkpoint
 from recipes.context import BASELINE_VARIANTS, Context, example_inputs, has_head
 from recipes.errors import RecipeError
@@ -48,6 +49,7 @@ def check(context: Context, progress: Callback) -> None:
     progress(0, STEPS, "checkpoint")
     config = problems.catch("teacher.checkpoint", lambda: load_config(context))
     if config is not None:
+        problems.catch("teacher.checkpoint", lambda: check_weights(context.checkpoint))
         problems.catch("teacher.checkpoint", lambda: context.tokenizer)
     progress(1, STEPS, "data")
     # Without a checkpoint the data can still be read, though not its classes held against the checkpoint's.
@@ -59,6 +61,9 @@ def check(context: Context, progress: Callback) -> None:
     assert config is not None and splits is not None
 
     problems.catch("teacher", lambda: check_head(context))
+    problems.catch(
+        "teacher.checkpoint", lambda: check_vocabulary(context.tokenizer, config, splits.train["text"])
+    )
     problems.catch("secure.sequence_length", lambda: check_length(context, config))
     problems.catch("verify.samples", lambda: check_samples(recipe.verify.samples, splits))
     if recipe.verify.emulate:
@@ -68,6 +73,7 @@ def check(context: Context, progress: Callback) -> None:
         )
     problems.catch("teacher.task.kind", lambda: check_task(splits))
     problems.stop()
+    warn_of_contract(context, len(splits.validation))
     progress(2, STEPS, "model")
     model = problems.catch("teacher.checkpoint", lambda: build(context, config, splits.num_labels))
     if model is not None:
@@ -156,6 +162,20 @@ def check_length(context: Context, config: Any) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and context.sequence_length > most:
         raise RecipeError(f"{context.sequence_length} tokens, but this model takes at most {most}")
+
+
+def warn_of_contract(context: Context, examples: int) -> None:
+    """Says so where the validation examples are too few for a student that answers as the teacher does to keep the contract."""
+    from recipes.paired import Comparison
+
+    verify, students = context.recipe.verify, context.recipe.search.candidates
+    shown = Comparison(examples, 0, 0).upper(1.0 - (1.0 - verify.level) / students)
+    if shown > verify.max_drop:
+        context.say(
+            f"verify.max_drop is {verify.max_drop:g}, but {examples} validation examples show of a student that always answers as "
+            f"the teacher only that it loses at most {shown:.3f} (at {verify.level:.0%} confidence over {students} "
+            "students): unless one is better than the teacher, this run will end with a missed contract"
+        )
 
 
 def check_networks(names: list[str]) -> None:

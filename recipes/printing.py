@@ -42,6 +42,7 @@ def summary(folder: Path) -> None:
     header, rows = wording.summary(record)
     chosen = next((i for i, model in enumerate(record.headline()) if model.id == record.chosen), None)
     table(record.title or record.name, header, rows, chosen)
+    typer.echo(wording.summary_note(record))
     emulated = wording.emulations(record)
     if emulated:
         table("Over emulated networks", ["model", *wording.EMULATION_HEADER], emulated)

@@ -19,7 +19,7 @@ Epochs = Annotated[float, Field(ge=0)]
 class Strict(BaseModel):
     """A mapping whose keys are all known. Values are not coerced: the text "3" is no number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Strict):

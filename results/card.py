@@ -41,7 +41,7 @@ def model_card(record: Record) -> str:
         "dataset": str(record.task.get("dataset", "its own data")),
         "version": record.versions.get("sordino", ""),
         "auto_class": AUTO_CLASSES.get(kind, "AutoModel"),
-        "summary_note": wording.SUMMARY_NOTE,
+        "summary_note": wording.summary_note(record),
         "samples_note": samples_note(record),
         "table": markdown_table(header, summary),
         "grid": markdown_table(

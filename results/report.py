@@ -193,7 +193,7 @@ def _context(record: Record) -> dict[str, Any]:
         "record": record,
         "headline": wording.headline(record),
         "metric": wording.metric_name(record),
-        "summary_note": wording.SUMMARY_NOTE,
+        "summary_note": wording.summary_note(record),
         "samples_note": samples_note(record),
         "summary_header": header,
         "summary_rows": [(row, model.id == record.chosen) for row, model in zip(rows, models, strict=True)],

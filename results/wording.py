@@ -163,6 +163,19 @@ def predicted_total(model: Candidate, network: str) -> float | None:
 SUMMARY_NOTE = "Bytes: the most that one party sends online. Seconds: one online query."
 
 
+def checked(record: Record) -> list[str]:
+    """Against what each model of the summary was checked, before its run under MPC; the same for most records."""
+    return [model.secure.checked if model.secure else ABSENT for model in record.headline()]
+
+
+def summary_note(record: Record) -> str:
+    """What stands above the summary: units, and what all models were checked against. If that differs, the table has a column."""
+    found = set(checked(record))
+    return SUMMARY_NOTE + (
+        f" That values fit fixed point was checked: {found.pop()}." if len(found) == 1 else ""
+    )
+
+
 def summary(record: Record) -> tuple[list[str], list[list[str]]]:
     """The table that a run ends with: header, and a row for the teacher, each baseline and the chosen
     student."""
@@ -175,9 +188,12 @@ def summary(record: Record) -> tuple[list[str], list[list[str]]]:
         "rounds",
         *(f"predicted {network_title(net)}" for net in nets),
     ]
-    header += ["measured loopback", "values checked"]
+    header.append("measured loopback")
+    differs = len(set(checked(record))) > 1
+    if differs:
+        header.append("values checked")
     rows = []
-    for model in record.headline():
+    for model, against in zip(record.headline(), checked(record), strict=True):
         secure, predicted, measured = model.secure, model.predicted, model.measured
         row = [model.title, metric(record, model.accuracy.test)]
         row += [metric(record, secure.accuracy) if secure else ABSENT]
@@ -187,8 +203,7 @@ def summary(record: Record) -> tuple[list[str], list[list[str]]]:
         row += [count(predicted.online.rounds) if predicted else ABSENT]
         row += [seconds(predicted_total(model, net)) for net in nets]
         row.append(seconds(measured.online.seconds) if measured else ABSENT)
-        row.append(secure.checked if secure else ABSENT)
-        rows.append(row)
+        rows.append([*row, against] if differs else row)
     return header, rows
 
 

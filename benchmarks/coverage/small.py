@@ -185,6 +185,24 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
                 parameter.data.add_(torch.randn(parameter.shape, generator=generator) * width)
 
 
+def settle(model: nn.Module, query: dict[str, Tensor]) -> None:
+    """Moves the statistics of batch norms halfway to those of what goes through them, as training leaves them: a model of convolutions and
+    sums has nothing else that keeps values from growing layer by layer."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 0.5
+    try:
+        model(**query)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+
+
 def inputs(model: PreTrainedModel, head: str) -> Iterator[dict[str, Tensor]]:
     """Inputs that the class may take, the likeliest first: rows without padding, padded on the left and on the right."""
     name = model.main_input_name

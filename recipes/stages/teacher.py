@@ -90,11 +90,13 @@ def as_it_is(context: Context):  # type: ignore[no-untyped-def]
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from distill.finetuning import check_loaded
     from distill.padding import settle_padding
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        context.checkpoint, attn_implementation="eager", dtype=torch.float32
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        context.checkpoint, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
     )
+    check_loaded(model, found, context.checkpoint, head=True)
     settle_padding(context.tokenizer, model.config)
     return model.eval()
 

@@ -13,6 +13,7 @@ from secure_eval.lowering import (  # noqa: F401 (they register rules)
     indexing,
     normalisation,
     powers,
+    rotations,
     scattering,
     shapes,
     windows,

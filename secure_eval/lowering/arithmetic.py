@@ -10,6 +10,7 @@ from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.decompositions import lower_decomposed
 from secure_eval.lowering.normalisation import over_root_mean_square, weighted_norm
 from secure_eval.lowering.registry import rule
+from secure_eval.lowering.rotations import is_complex, turned
 from secure_eval.program import Ref
 
 
@@ -42,11 +43,12 @@ def _neg(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any
 
 @rule("mul.Tensor", "mul.Scalar", "mul_.Tensor")
 def _mul(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-    if isinstance(args[1], Ref) and args[0] == args[1]:
+    if isinstance(args[1], Ref) and args[0] == args[1] and not is_complex(b, args[0]):
         return b.op("square", args[:1], value)
     x, y = args[:2]
     return (
-        gated_by_itself(b, x, y, value)
+        turned(b, x, y)
+        or gated_by_itself(b, x, y, value)
         or over_root_mean_square(b, x, y, value)
         or weighted_norm(b, x, y, value)
         or b.op("mul", [x, y], value)

@@ -52,6 +52,8 @@ class Builder:
         """Masks that are ready for a softmax, by public summand and dimension."""
         self.hot: dict[tuple[str, int], Ref] = {}
         """One-hot rows that exist already, by index and number of rows: each costs comparisons."""
+        self.pairs: set[str] = set()
+        """Secrets that stand for complex numbers (rotations.py)."""
         self._shared: dict[str, Ref] = {}
         self._of_tokens: dict[str, bool] = {}
         self.site = ""

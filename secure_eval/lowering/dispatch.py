@@ -13,6 +13,7 @@ from secure_eval.lowering.clear_operands import demand
 from secure_eval.lowering.decompositions import decomposes, lower_decomposed, operation
 from secure_eval.lowering.picking import Picked, picked
 from secure_eval.lowering.registry import RULES
+from secure_eval.lowering.rotations import ALLOWED
 from secure_eval.program import Node, Ref
 
 IGNORED = {
@@ -188,6 +189,9 @@ def _lowered(builder: Builder, target: str, args: list[Any], kwargs: dict[str, A
     if known is not None:
         return _clear(builder, target, args, kwargs, value, known)
     demand(builder, target, args, kwargs, value)
+    if target not in ALLOWED and builder.pairs & set(Node("", "", (args,), "", ()).references()):
+        builder.fail(target, "a complex secret; allowed is a product with complex numbers known in the clear")
+        return _MISSING
     if target in _SAME:
         return _cast(builder, target, builder.secret(args[0]), value)
     if target in _VIEWS:

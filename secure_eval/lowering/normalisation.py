@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from secure_eval.functions.layer_norm import deviation_scale
-from secure_eval.functions.root_mean_square import widest
+from secure_eval.functions.root_mean_square import LOWEST, widest
 from secure_eval.lowering.activations import given
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import clear, reshape, shaped
@@ -45,7 +45,8 @@ def _rms_norm(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -
 
 
 def over_root_mean_square(b: Builder, x: Any, y: Any, value: Any) -> Ref | None:
-    """The product x y as one rms_norm where y is rsqrt(mean(x^2) + eps) over x's last dimensions; None where it is not.
+    """The product x y as one rms_norm where y is rsqrt(mean(x^2) + eps) over x's last dimensions, or rsqrt(sum(x^2) + eps), by which rows
+    get the length 1; None where it is not.
 
     So a normalisation that a model writes out has the range of one, and not that of an inverse square root.
     """
@@ -55,15 +56,20 @@ def over_root_mean_square(b: Builder, x: Any, y: Any, value: Any) -> Ref | None:
             continue
         mean, eps = _mean_and_eps(b, root.args[0])
         scaled = _node(b, mean, "mul")
-        total = _node(b, scaled.args[0], "view") if scaled is not None else None
-        if scaled is None or total is None or total.args[0] != "aten.sum.dim_IntList":
+        total = _node(b, mean if scaled is None else scaled.args[0], "view")
+        if total is None or total.args[0] != "aten.sum.dim_IntList":
             continue
         dims = _last_dims(b, total)
         square = b.by_name[total.args[1].name]
         of_whole = square.args[0] == whole and (square.op == "square" or square.args[1:] == (2,))
-        if not dims or not of_whole or not isinstance(scaled.args[1], float):
+        if not dims or not of_whole:
             continue
-        if abs(scaled.args[1] * prod(b.shape(whole)[-dims:]) - 1) < 1e-6:
+        n = prod(b.shape(whole)[-dims:])
+        if scaled is None:
+            # A row of zeros, by which torch cannot divide, stays one; LOWEST is nothing beside all other rows that the ring holds.
+            normed = rms_norm(b, whole, dims, None, max(eps / n, LOWEST), value)
+            return b.op("mul", [normed, n**-0.5], value)
+        if isinstance(scaled.args[1], float) and abs(scaled.args[1] * n - 1) < 1e-6:
             return rms_norm(b, whole, dims, None, eps, value)
     return None
 

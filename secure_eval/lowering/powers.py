@@ -50,10 +50,20 @@ def _div(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any
     if b.level(y) in ("constant", "owner", "public", "client"):
         inverse = b.add("aten::aten.reciprocal.default", (y,), b.level(y), shaped(b.shape(y)))
         return b.op("mul", [x, inverse], value)
+    y = _unexpanded(b, x, y)
     inverse = reciprocal(b, y, shaped(b.shape(y)))
     return (
         inverse if x == 1 else over_root_mean_square(b, x, inverse, value) or b.op("mul", [x, inverse], value)
     )
+
+
+def _unexpanded(b: Builder, x: Any, y: Ref) -> Ref:
+    """A divisor before it was expanded to the shape of what it divides: the quotient is the same, with fewer reciprocals."""
+    node = b.by_name[y.name]
+    if not isinstance(x, Ref) or b.shape(x) != node.shape or node.args[:1] != ("aten.expand.default",):
+        return y
+    inner: Ref = node.args[1]
+    return inner if len(b.shape(inner)) == len(node.shape) else y
 
 
 @rule("reciprocal.default")

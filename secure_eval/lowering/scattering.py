@@ -148,10 +148,11 @@ def _scatter_privately(b: Builder, x: Ref, dim: int, index: Ref, source: Ref | f
         written = spread(b.op("mul", [hot, column], shaped([*places, shape[dim]])))
     else:
         written = b.op("mul", [spread(b.secret(hot)), float(source)], kept)
-    if number(b, x) == 0:
+    filled = held(number(b, x))
+    if filled == 0:
         return written
     free = b.op("sub", [1.0, spread(b.secret(hot))], kept)
-    return b.op("add", [b.op("mul", [free, x], kept), written], value)
+    return b.op("add", [b.op("mul", [free, filled], kept), written], value)
 
 
 @rule("scatter.value")

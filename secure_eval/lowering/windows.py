@@ -193,12 +193,16 @@ def _avg_pool(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any, d
     stride = _each(given.get("stride") or kernel, n)
     padding = _each(given.get("padding", 0), n)
     sizes, out = b.shape(x)[-n:], value.shape[-n:]
+    # A single window may be far larger than what is there: it is cut to that, and what is beyond it cut off.
+    held = [
+        min(k - p, size) if o == 1 else k for p, o, k, size in zip(padding, out, kernel, sizes, strict=True)
+    ]
     around = [
-        (p, (o - 1) * s + k - size - p)
-        for p, o, s, k, size in zip(padding, out, stride, kernel, sizes, strict=True)
+        (0, k - size) if o == 1 else (p, (o - 1) * s + k - size - p)
+        for p, o, s, k, size in zip(padding, out, stride, held, sizes, strict=True)
     ]
     batched = reshape(b, x, [1, *b.shape(x)]) if len(b.shape(x)) == n + 1 else x
-    windows = _views(b, batched, _window_steps(n, kernel, stride, [1] * n, around))
+    windows = _views(b, batched, _window_steps(n, held, stride, [1] * n, around))
     last = [2 + n + i for i in range(n)]
     total = b.op("view", ["aten.sum.dim_IntList", windows, last], shaped([*b.shape(batched)[:2], *out]))
     total = reshape(b, total, list(value.shape)) if b.shape(total) != tuple(value.shape) else total

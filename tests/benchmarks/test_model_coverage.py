@@ -146,3 +146,14 @@ def test_random_weights_differ_and_keep_the_size_of_what_goes_through() -> None:
         logits = model(**query).logits
     assert float(logits.std()) > 0.05
     assert all(float(p.std()) > 0.05 for p in model.parameters() if p.numel() > 8)
+
+
+def test_statistics_of_batch_norms_are_those_of_what_goes_through() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    small.randomise(model)
+    x = 50 * torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = float(model(x).std())
+        small.settle(model, {"input": x})
+        assert float(model(x).std()) < 2 < before / 5
+    assert not any(m.training for m in model.modules())

@@ -313,7 +313,7 @@ def test_errors_name_the_place_and_what_is_there(tmp_path: Path) -> None:
         load({"source": write(tmp_path / "n.csv", "text,label\nx,y\n"), "kind": "regression"})
     with pytest.raises(DataError, match="fractions"):
         TaskConfig(source=table, validation=0.6, test=0.5)
-    with pytest.raises(DataError, match="1 classes and 1 labelled"):
+    with pytest.raises(DataError, match=r"only one class \(1\) and 1 labelled"):
         load({"source": write(tmp_path / "s.csv", "text,label\nx\ny,1\n")})
     with pytest.raises(DataError, match="the first row has more fields than the header"):
         load({"source": write(tmp_path / "w.csv", "text,label\nx,1,2\n")})
@@ -323,6 +323,69 @@ def test_errors_name_the_place_and_what_is_there(tmp_path: Path) -> None:
         load({"source": write(tmp_path / "w.tab", "text,label\nx,1\n")})
     with pytest.raises(DataError, match="is a directory, which format 'csv' cannot be"):
         load({"source": str(tmp_path), "format": "csv"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "there is nothing in the file"),
+        ("text,label\n", r"there is only a header \(text, label\)"),
+        ("text,label\n1,a\n2.5,b\n-3,a\n", r"the column 'text' holds numbers only \(1, …\)"),
+        ("text,label\n,a\n,b\n", "no row has a text in the column 'text'"),
+        (
+            "text,label\n" + "".join(f"a b {n},c{n}\n" for n in range(9)),
+            "9 labelled rows have 9 different labels",
+        ),
+    ],
+)
+def test_columns_that_cannot_be_texts_or_classes_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        load({"source": write(tmp_path / "t.csv", content)})
+
+
+def test_what_is_in_another_encoding_is_told_how_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text,label\ncafé,a\n".encode("latin-1"))
+    with pytest.raises(DataError, match="give its `encoding`"):
+        load({"source": str(tmp_path / "t.csv")})
+
+
+def test_an_empty_split_says_what_became_of_its_texts(tmp_path: Path) -> None:
+    rows = "text,label\n" + "".join(f"a b {n},{'xy'[n % 2]}\n" for n in range(40))
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.csv", rows)
+    with pytest.raises(DataError, match="the train split is empty .*train texts that a later split has too"):
+        load({"source": str(tmp_path)})
+
+
+def test_training_texts_of_one_class_are_refused(tmp_path: Path) -> None:
+    """Both classes are in the file; the few texts that are kept for training have one."""
+    rows = "text,label\n" + "".join(f"word {n},{'y' if n == 3 else 'x'}\n" for n in range(200))
+    with pytest.raises(DataError, match="all 2 texts of the train split have the same label"):
+        load({"source": write(tmp_path / "t.csv", rows), "limit": 2})
+
+
+def test_repeated_texts_with_other_labels_are_counted(tmp_path: Path) -> None:
+    rows = [(f"text {n}", "xy"[n % 2]) for n in range(100)] + [
+        ("text 1", "x"),
+        ("text 2", "x"),
+        ("text 3", "x"),
+    ]
+    content = "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows)
+    notes = load({"source": write(tmp_path / "t.csv", content)}).notes
+    assert "3 repeated training texts are left out, 2 of them with another label than their first" in notes
+
+
+def test_a_directory_of_tables_is_read_as_one_table_is(tmp_path: Path) -> None:
+    """In the given encoding, fields as they stand, though a file has a column of its own and the test's labels are withheld."""
+    for name, body in {
+        "train.csv": "label,text\n" + "".join(f"00{n % 2},café {n}\n" for n in range(60)),
+        "test.csv": "id,text\n" + "".join(f"{n},NA {n}\n" for n in range(10)),
+    }.items():
+        (tmp_path / name).write_bytes(body.encode("latin-1"))
+    splits = load({"source": str(tmp_path), "encoding": "latin-1", "text": "text", "label": "label"})
+    assert splits.label_names == ("000", "001")
+    assert all(text.startswith("café ") for text in splits.train["text"])
+    assert "the official test split has no labels: it is left out" in splits.notes
 
 
 def test_a_class_that_only_the_official_test_split_has_is_refused(tmp_path: Path) -> None:

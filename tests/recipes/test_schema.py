@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import recipes
 from recipes.errors import RecipeError
 from recipes.reading import parse
 from recipes.run import find, shipped
@@ -181,6 +182,21 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     path = find(name)
     recipe = parse(path.read_text(encoding="utf-8"), str(path))
     assert recipe.name == name
+
+
+EXAMPLES = sorted((Path(recipes.__file__).parent / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_recipes_are_valid(path: Path) -> None:
+    recipe = parse(path.read_text(encoding="utf-8"), str(path))
+    assert recipe.name == path.stem.replace("_", "-")
+
+
+def test_there_are_examples_of_both_ways_to_a_teacher() -> None:
+    """By fine-tuning and as it is: see what `recipe.teacher.train` says."""
+    trains = {parse(path.read_text(encoding="utf-8"), str(path)).teacher.train is None for path in EXAMPLES}
+    assert trains == {True, False}
 
 
 def test_the_tiny_recipe_is_valid(write_recipe: Callable[..., Path]) -> None:

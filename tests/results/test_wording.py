@@ -67,6 +67,17 @@ def test_summary_has_a_row_for_each_headline_model(record: Record) -> None:
     assert {"online bytes", "rounds", "predicted LAN", "predicted WAN", "measured loopback"} <= set(header)
 
 
+def test_what_was_checked_is_a_column_only_where_models_differ(record: Record) -> None:
+    """The same words in each row made the table wider than the page."""
+    assert "values checked" not in wording.summary(record)[0]
+    assert wording.summary_note(record).endswith(f"was checked: {record.teacher.secure.checked}.")
+    secure = record.teacher.secure.model_copy(update={"checked": "not checked"})
+    other = record.model_copy(update={"teacher": record.teacher.model_copy(update={"secure": secure})})
+    header, rows = wording.summary(other)
+    assert header[-1] == "values checked" and rows[0][-1] == "not checked" != rows[1][-1]
+    assert wording.summary_note(other) == wording.SUMMARY_NOTE
+
+
 def test_summary_of_a_run_that_verified_nothing(record: Record) -> None:
     bare = record.teacher.model_copy(
         update={"predicted": None, "measured": None, "secure": None, "emulated": {}}

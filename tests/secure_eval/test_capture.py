@@ -270,6 +270,74 @@ class LlamaNorm(nn.Module):
         return self.weight * (x * torch.rsqrt(variance + 1e-6)).to(torch.float32)
 
 
+LENGTHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normalize": lambda x: F.normalize(x, dim=-1),
+    "by its norm": lambda x: x / x.norm(p=2, dim=-1, keepdim=True),
+    "root written out": lambda x: x / x.pow(2).sum(-1, keepdim=True).sqrt().clamp(min=1e-8),
+    "inverse root of a sum": lambda x: x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6),
+}
+
+
+@pytest.mark.parametrize("size", (0.01, 1.0, 1e3), ids=str)
+@pytest.mark.parametrize("spelling", LENGTHS)
+def test_rows_of_length_one_have_the_range_of_a_norm(spelling: str, size: float) -> None:
+    """Over lengths that no reciprocal or root alone is right for, one row's a thousandth of another's; zeros stay zeros."""
+    x = (
+        torch.randn(4, 24, generator=torch.Generator().manual_seed(6))
+        * size
+        * torch.tensor([[1.0], [0.05], [3.0], [0.0]])
+    )
+    module = Function(LENGTHS[spelling]).eval()
+    with secure_eval.compile(module, (x,), "plain") as secure:
+        assert "rms_norm" in {n.op for n in secure.program.nodes}
+        assert not {n.op for n in secure.program.nodes} & {"reciprocal", "sqrt", "rsqrt"}
+        got = secure(x)
+    wanted = module(x.double()).nan_to_num(0.0)
+    # 2^-17 of an element is lost where it is encoded, of a length then at most this part.
+    lost = 2.0**-17 / float(x[:3].norm(dim=-1).min())
+    assert float((got - wanted).abs().max()) < 2.0**-9 + 2 * lost
+
+
+class Turned(nn.Module):
+    """Rotary positions as products of complex numbers; `wrong` does something else with them as well."""
+
+    def __init__(self, wrong: str = ""):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.shape[-2]).float(), 0.5 ** torch.arange(x.shape[-1] // 2))
+        table = torch.polar(torch.ones_like(angles), angles)
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        if self.wrong == "squared":
+            return torch.view_as_real(pairs * pairs).flatten(-2)
+        if self.wrong == "added":
+            return torch.view_as_real(pairs + table).flatten(-2)
+        if self.wrong == "doubled":
+            return torch.view_as_real(pairs * 2.0).flatten(-2)
+        return x + torch.view_as_real(table * (pairs * table)).flatten(-2)
+
+
+def test_secret_pairs_are_turned_by_a_clear_table() -> None:
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(6))
+    with secure_eval.compile(Turned().eval(), (x,), "plain") as secure:
+        assert float((secure(x) - Turned()(x)).abs().max()) < 2.0**-12
+
+
+@pytest.mark.parametrize("wrong", ("squared", "added", "doubled"))
+def test_other_arithmetic_of_complex_secrets_is_refused(wrong: str) -> None:
+    with pytest.raises(UnsupportedOperations, match="a complex secret"):
+        capture(Turned(wrong).eval(), (torch.randn(2, 5, 6),))
+
+
+def test_a_divisor_is_inverted_before_it_is_expanded() -> None:
+    module = Function(lambda x: x / (x.abs().sum(-1, keepdim=True) + 1).expand_as(x)).eval()
+    x = torch.randn(4, 24, generator=torch.Generator().manual_seed(6))
+    with secure_eval.compile(module, (x,), "plain") as secure:
+        assert [n.shape for n in secure.program.nodes if n.op == "reciprocal"] == [(4, 1)]
+        assert float((secure(x) - module(x)).abs().max()) < 2.0**-9
+
+
 @pytest.mark.parametrize("model", [LlamaNorm(), nn.RMSNorm(6, eps=1e-6)], ids=["written out", "torch"])
 def test_rms_norm_is_one_operation(model: nn.Module) -> None:
     program = capture(model.eval(), (X,))

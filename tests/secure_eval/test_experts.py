@@ -31,6 +31,9 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "all of them": lambda x, y: torch.topk(x, 6)[0],
     "another dimension": lambda x, y: torch.topk(x, 2, dim=1)[0],
     "the smallest": lambda x, y: torch.topk(x, 2, dim=1, largest=False)[1].float(),
+    "shares of nothing but the chosen": lambda x, y: (
+        torch.full_like(x, float("-inf")).scatter(2, torch.topk(x, 2)[1], torch.topk(x, 2)[0]).sigmoid()
+    ),
     "far apart": lambda x, y: torch.topk(x * 4000, 3)[1].float(),
     "gathered": lambda x, y: x.gather(-1, torch.topk(x.abs(), 2)[1]),
     "written": lambda x, y: torch.zeros_like(x).scatter(-1, torch.topk(x, 2)[1], y),

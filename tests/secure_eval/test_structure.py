@@ -185,6 +185,11 @@ WINDOWS: Functions = {
         (X,),
     ),
     "avg_pool2d, ceil": (lambda x, w, b: F.avg_pool2d(x, (4, 3), 4, 1, ceil_mode=True), (X,)),
+    "avg_pool2d, one large window": (
+        lambda x, w, b: F.avg_pool2d(x, (3000, 5), 3000, (0, 2), ceil_mode=True),
+        (X,),
+    ),
+    "avg_pool2d, one window less than all": (lambda x, w, b: F.avg_pool2d(x, 5, 7, 1), (X,)),
     "avg_pool2d without batch": (lambda x, w, b: F.avg_pool2d(x[0], 2), (X,)),
     "adaptive_avg_pool1d": (lambda x, w, b: F.adaptive_avg_pool1d(x, 1), (SIGNAL,)),
     "adaptive_avg_pool2d": (lambda x, w, b: F.adaptive_avg_pool2d(x, (3, 1)), (X,)),
