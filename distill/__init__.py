@@ -15,6 +15,7 @@ from distill.cache import TeacherCache
 from distill.calibration import Calibration, calibrate
 from distill.checkpoints import restore, save
 from distill.data import Splits, TaskConfig
+from distill.distill_config import DistillConfig
 from distill.errors import (
     CalibrationMissing,
     DataError,
@@ -29,7 +30,7 @@ from distill.finetuning import FinetuneConfig, finetune
 from distill.metrics import accuracy, agreement, divergence, evaluate, kl, labels_of, score
 from distill.sites import Site, find_sites
 from distill.surgery import apply, architecture_of
-from distill.train import DistillConfig, TrainResult, train
+from distill.train import TrainResult, train
 
 load = data.load
 

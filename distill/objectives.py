@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.cache import TeacherCache
+from distill.distill_config import DistillConfig
 from distill.losses import hidden_loss, prediction_loss, scores_loss
 from distill.recording import record_scores
-
-if TYPE_CHECKING:
-    from distill.train import DistillConfig
 
 Extra = Callable[[], AbstractContextManager[Callable[[], Tensor]]]
 """A further term of the loss: entered around each forward pass of the student, it yields the function that then
@@ -30,7 +28,7 @@ class Objectives:
         self,
         student: PreTrainedModel,
         cache: TeacherCache,
-        config: "DistillConfig",
+        config: DistillConfig,
         extras: Sequence[Extra] = (),
     ) -> None:
         """cache: the teacher's outputs on the training texts; extras: terms that every stage's loss has."""

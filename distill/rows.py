@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import DataError
+from distill.row import Row
 from distill.sources import format_of, read_tables
-from distill.splitting import SPLITS, official
+from distill.splitting import official
+from distill.task_config import SPLITS, TaskConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from distill.data import TaskConfig
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -24,20 +24,6 @@ PAIRS = (
 )
 TEXTS = ("text", "sentence", "content", "review", "document", "question", "tweet")
 LABELS = ("label", "labels", "class", "category", "target", "score")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example: its text, the second text of a pair, and its label (class number or value) if it is known."""
-
-    text: str
-    pair: str | None
-    label: int | float | None
-
-    @property
-    def key(self) -> str:
-        """What makes two examples the same: a text alone is its own key."""
-        return self.text if self.pair is None else f"{self.text}\0{self.pair}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Columns:
     label: str
 
 
-def read_rows(config: "TaskConfig") -> Rows:
+def read_rows(config: TaskConfig) -> Rows:
     """Read the source's tables and take texts and labels from them. Raises DataError, see `distill.load`."""
     tables = read_tables(config)
     roles = official(list(tables), config)
@@ -96,7 +82,7 @@ def _there(text: Any) -> bool:
     return text is not None and text == text and bool(str(text).strip())
 
 
-def _check_texts(texts: Mapping[str, Sequence[Any]], column: str, config: "TaskConfig") -> None:
+def _check_texts(texts: Mapping[str, Sequence[Any]], column: str, config: TaskConfig) -> None:
     """Refuse a column of which every field is a number, or none holds anything: another one has the texts."""
     found = [str(text).strip() for values in texts.values() for text in values if _there(text)]
     if not found:
@@ -115,7 +101,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def find_columns(config: "TaskConfig", tables: Mapping[str, "Dataset"]) -> tuple[Columns, bool]:
+def find_columns(config: TaskConfig, tables: Mapping[str, "Dataset"]) -> tuple[Columns, bool]:
     """The columns to read, and whether any was guessed. Raises DataError with the columns that there are."""
     common = [
         name for name in tables["train"].column_names if all(name in t.column_names for t in tables.values())
@@ -160,7 +146,7 @@ def _plain(value: Any) -> str | None:
 
 
 def _labels(
-    raw: Mapping[str, Sequence[Any]], names: Sequence[str] | None, config: "TaskConfig"
+    raw: Mapping[str, Sequence[Any]], names: Sequence[str] | None, config: TaskConfig
 ) -> tuple[dict[str, list[int | float | None]], tuple[str, ...]]:
     """Labels of each split as class numbers or values, None where hidden; the names of the classes."""
     hidden = set(config.hidden or ())
@@ -210,7 +196,7 @@ def _number(label: str, source: str) -> float:
         raise DataError(f"{source}: label {label!r} is not a number") from error
 
 
-def _doubtful(classes: Sequence[str], labelled: int, config: "TaskConfig") -> None:
+def _doubtful(classes: Sequence[str], labelled: int, config: TaskConfig) -> None:
     """Refuse labels that may not be classes. labelled: how many rows have one."""
     if "-1" in classes and config.hidden is None and len(classes) > 2 and "0" in classes:
         raise DataError(
@@ -232,7 +218,7 @@ def _doubtful(classes: Sequence[str], labelled: int, config: "TaskConfig") -> No
 
 
 def _checked(
-    labels: Mapping[str, Sequence[int | None]], names: tuple[str, ...], config: "TaskConfig"
+    labels: Mapping[str, Sequence[int | None]], names: tuple[str, ...], config: TaskConfig
 ) -> tuple[dict[str, list[int | float | None]], tuple[str, ...]]:
     """Raises DataError for fewer than two classes, or for classes that only an official validation or test split
     has."""

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill.errors import DataError
+from distill.task_config import FORMATS, TaskConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from distill.data import TaskConfig
-
-FORMATS = ("lines", "csv", "tsv", "json", "parquet", "dataset", "hub")
 
 SUFFIXES = {
     ".csv": "csv",
@@ -46,7 +43,7 @@ def locate(source: str) -> Path:
     return path
 
 
-def format_of(config: "TaskConfig") -> str:
+def format_of(config: TaskConfig) -> str:
     """The format that is given, or the one that the source's name says. Raises DataError where that is none, or
     contradicts."""
     hub = config.source.startswith("hub:")
@@ -72,7 +69,7 @@ def format_of(config: "TaskConfig") -> str:
     return SUFFIXES[path.suffix.lower()]
 
 
-def read_tables(config: "TaskConfig") -> dict[str, "Dataset"]:
+def read_tables(config: TaskConfig) -> dict[str, "Dataset"]:
     """Tables by the names of their official splits; one called "train" where the source has no splits.
 
     Files are read into memory and leave nothing in the cache of `datasets`; a hub data set stays there.
@@ -102,7 +99,7 @@ def read_tables(config: "TaskConfig") -> dict[str, "Dataset"]:
         raise DataError(f"{config.source}: cannot be read: {' '.join(str(reason).split())}{hint}") from error
 
 
-def _local(kind: str, path: Path, config: "TaskConfig", cache: str) -> dict[str, "Dataset"]:
+def _local(kind: str, path: Path, config: TaskConfig, cache: str) -> dict[str, "Dataset"]:
     import datasets
 
     kept: dict[str, Any] = {"cache_dir": cache, "keep_in_memory": True}
@@ -126,9 +123,7 @@ def _local(kind: str, path: Path, config: "TaskConfig", cache: str) -> dict[str,
     return dict(found) if isinstance(found, Mapping) else {"train": found}
 
 
-def _tables(
-    files: Mapping[str, list[str]], config: "TaskConfig", kept: dict[str, Any]
-) -> dict[str, "Dataset"]:
+def _tables(files: Mapping[str, list[str]], config: TaskConfig, kept: dict[str, Any]) -> dict[str, "Dataset"]:
     """The tables of a directory, read as a single one is. A split has what the first one has and it has not, such as labels that are
     withheld, as missing values."""
     import datasets
@@ -148,7 +143,7 @@ def _tables(
     return found
 
 
-def _table(path: Path, kind: str, config: "TaskConfig", kept: dict[str, Any]) -> "Dataset":
+def _table(path: Path, kind: str, config: TaskConfig, kept: dict[str, Any]) -> "Dataset":
     """A table with a header line, every field as the text that stands there."""
     import datasets
 
@@ -175,7 +170,7 @@ def _table(path: Path, kind: str, config: "TaskConfig", kept: dict[str, Any]) ->
     )
 
 
-def _lines(config: "TaskConfig") -> "Dataset":
+def _lines(config: TaskConfig) -> "Dataset":
     """One item a line, by the pattern's groups."""
     from datasets import Dataset
 

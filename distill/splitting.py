@@ -2,15 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from distill.errors import DataError, suggestion
-
-if TYPE_CHECKING:
-    from distill.data import TaskConfig
-    from distill.rows import Row
-
-SPLITS = ("train", "validation", "test")
+from distill.row import Row
+from distill.task_config import SPLITS, TaskConfig
 
 ALIASES = {
     "train": ("train", "training"),
@@ -19,7 +14,7 @@ ALIASES = {
 }
 
 
-def official(names: Sequence[str], config: "TaskConfig") -> dict[str, str]:
+def official(names: Sequence[str], config: TaskConfig) -> dict[str, str]:
     """{"train": name of the official split, …} of those that there are, by `config.splits` or by their names.
 
     Raises DataError for a name that isn't there, several that may be meant, or no training split.
@@ -60,8 +55,8 @@ def position(key: str, seed: int) -> float:
 
 
 def divide(
-    official_rows: Mapping[str, list["Row"]], config: "TaskConfig"
-) -> tuple[dict[str, list["Row"]], list["Row"], list[str]]:
+    official_rows: Mapping[str, list[Row]], config: TaskConfig
+) -> tuple[dict[str, list[Row]], list[Row], list[str]]:
     """(rows of each split, training rows without a label, notes).
 
     Rows are in the order of their texts' positions. An official validation or test split keeps its own
@@ -108,7 +103,7 @@ def divide(
     return ordered, _first(free, config), notes
 
 
-def _split_off(parts: dict[str, list["Row"]], config: "TaskConfig", notes: list[str]) -> None:
+def _split_off(parts: dict[str, list[Row]], config: TaskConfig, notes: list[str]) -> None:
     """Take the splits that are missing from one that is there.
 
     A missing test split comes from the official validation split where there is one: whoever fine-tuned the
@@ -143,7 +138,7 @@ def _because(notes: Sequence[str]) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def _check_classes(parts: Mapping[str, Sequence["Row"]], config: "TaskConfig", notes: Sequence[str]) -> None:
+def _check_classes(parts: Mapping[str, Sequence[Row]], config: TaskConfig, notes: Sequence[str]) -> None:
     """Refuse training texts of one class, from which nothing can be learnt."""
     if len({row.label for row in parts["train"]}) < 2:
         raise DataError(
@@ -151,11 +146,11 @@ def _check_classes(parts: Mapping[str, Sequence["Row"]], config: "TaskConfig", n
         )
 
 
-def _once(rows: Sequence["Row"]) -> list["Row"]:
+def _once(rows: Sequence[Row]) -> list[Row]:
     """Rows without repetitions of a text; its first label counts."""
     return list({row.key: row for row in reversed(rows)}.values())[::-1]
 
 
-def _first(rows: Sequence["Row"], config: "TaskConfig") -> list["Row"]:
+def _first(rows: Sequence[Row], config: TaskConfig) -> list[Row]:
     """Rows by position, cut to the limit."""
     return sorted(rows, key=lambda row: position(row.key, config.seed))[: config.limit]

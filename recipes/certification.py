@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.errors import RecipeError
 from recipes.progress import Callback
+from recipes.queries import Queries
 from recipes.schema import Secure
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ class Certified:
 
 def certify(model: PreTrainedModel, tokens: Tokens, secure: Secure, progress: Callback) -> Certified:
     """Calibrates `model` on the first `secure.range_samples` items of `tokens`, queries of the recipe's shape."""
-    from recipes.secure_run import Queries
     from secure_eval import RangeError, capture
     from secure_eval.ranges import certify as certify_program
 
@@ -80,7 +80,6 @@ def certified(model: PreTrainedModel, tokens: Tokens, secure: Secure, found: Map
 
     Raises RecipeError where the model is captured as another program than then.
     """
-    from recipes.secure_run import Queries
     from secure_eval import Program, capture
     from secure_eval.ranges import Certificate
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.costs import predicted_figures
 from recipes.progress import Callback
+from recipes.queries import Queries
 from recipes.schema import Secure
-from recipes.secure_run import Queries, answer, as_predicted
+from recipes.secure_run import answer, as_predicted
 
 if TYPE_CHECKING:
     from distill import Tokens

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.costs import PHASES, counts_of, measured_phase, predicted_figures
 from recipes.progress import Callback
+from recipes.queries import Queries
 from recipes.schema import Secure
 
 if TYPE_CHECKING:
@@ -82,33 +83,6 @@ def secure_run(
             "checked": done[0]["checked"],
         },
     }
-
-
-class Queries:
-    """The first `samples` items of `tokens` as inputs of queries, `secure.batch` to a query, each padded to
-    `secure.sequence_length`.
-
-    inputs: one query's inputs each, [batch, sequence_length]; an incomplete last batch is filled by repeating
-    its last item. Iterating gives each query's inputs and how many of its items count.
-    """
-
-    def __init__(self, tokens: Tokens, samples: int, secure: Secure) -> None:
-        self.secure = secure
-        self.count = min(samples, len(tokens))
-        items = [
-            list(range(at, min(at + secure.batch, self.count))) for at in range(0, self.count, secure.batch)
-        ]
-        self.sizes = [len(one) for one in items]
-        self.inputs = [
-            tokens.collate(one + [one[-1]] * (secure.batch - len(one)), secure.sequence_length, labels=False)
-            for one in items
-        ]
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
-        return iter(zip(self.inputs, self.sizes, strict=True))
 
 
 def answer(
