@@ -104,6 +104,7 @@ def test_a_folder_that_cannot_be_written_is_no_failure(
     assert machine.device().work and "cannot be kept" in caplog.text
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_the_machine_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """For real, with as little as possible: every kind of the shipped profile has a rate, and work takes time."""
     monkeypatch.setattr(machine, "LEAST_ROUNDS", 1)

@@ -24,6 +24,8 @@ from secure_eval.roles import Party
 from secure_eval.transport import TransportError
 from secure_eval.watch import NoProgress
 
+pytestmark = pytest.mark.usefixtures("forked_roles")
+
 TIMEOUT = 2.0
 X = torch.linspace(-3, 3, 16).view(2, 8)
 
