@@ -15,7 +15,7 @@ EXTRA = $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproje
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment get in each other's way
-.PHONY: help install quickstart test test-long mutants lint docs clean
+.PHONY: help install quickstart test smoke test-long mutants lint docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1 \2/' | awk '{printf "  make %-12s", $$2; for (i = 3; i <= NF; i++) printf " %s", $$i; print ""}'
@@ -47,6 +47,9 @@ quickstart: $(VENV)/demo.stamp ## compress, verify and report on a real model: r
 
 test: $(VENV)/demo.stamp $(VENV)/dev.stamp ## run the tests, without those marked long or needs_gpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long and not needs_gpu' -n $(WORKERS) --dist worksteal $(ARGS)
+
+smoke: $(VENV)/demo.stamp $(VENV)/dev.stamp ## run a minute of the tests, tests/smoke.txt, some of each part
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal @tests/smoke.txt $(ARGS)
 
 test-long: $(VENV)/demo.stamp $(VENV)/dev.stamp ## run every test, on a GPU too where there is one
 	$(BIN)/python -m pytest --timeout 3600 $(ARGS)

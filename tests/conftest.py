@@ -61,6 +61,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"{name}: {reason}")
 
 
+@pytest.fixture
+def forked_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parties and dealers that are processes begin as copies of the test's own (tests/forked.py), not by importing torch for seconds."""
+    from tests import forked
+
+    forked.roles(monkeypatch)
+
+
 _cache = tempfile.TemporaryDirectory(prefix="sordino-tests-")
 
 

@@ -282,10 +282,16 @@ def test_an_environment_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 # Sordino's runner -------------------------------------------------------------------------------------------
 
 
-def test_sordinos_runner_measures_what_is_predicted(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked_roles")
+def test_sordinos_runner_measures_what_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     reference.write(TINY, tmp_path / "w.npz")
     command = peers.command_of("sordino-dealer2pc", tmp_path)
-    result = peers.run_once([*command, str(tmp_path / "w.npz"), "--queries", "2"], 240)
+    assert command[1:3] == ["-m", sordino_runner.__name__]
+    monkeypatch.setattr("sys.argv", [*command[2:], str(tmp_path / "w.npz"), "--queries", "2"])
+    sordino_runner.main()
+    result = json.loads(capsys.readouterr().out)
     specification, inputs, weights, _ = reference.read(tmp_path / "w.npz")
     example = tuple(torch.from_numpy(a) for a in inputs.values())
     predicted = cost_models.predict(reference.module(specification, weights), example, "dealer2pc")

@@ -8,10 +8,13 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import cost_models
+import secure_eval
 from cost_models import machine
-from cost_models.calibrate import Query, Sample
+from cost_models.calibrate import Query, Sample, Workload
 from cost_models.profile_files import Device, Rate
 from secure_eval.measurement import Counts, Work
 
@@ -104,12 +107,27 @@ def test_a_folder_that_cannot_be_written_is_no_failure(
     assert machine.device().work and "cannot be kept" in caplog.text
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_the_machine_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """For real, with as little as possible: every kind of the shipped profile has a rate, and work takes time."""
     monkeypatch.setattr(machine, "LEAST_ROUNDS", 1)
     monkeypatch.setattr(machine, "BUDGET_S", 0.0)
+    small = Workload("a layer", nn.Sequential(nn.Linear(16, 16), nn.GELU()), (4, 16), exchanged=True)
+    monkeypatch.setattr(machine, "_workloads", lambda: [small])
     shown: list[tuple[int, int]] = []
     found = machine.measure(lambda done, total, message: shown.append((done, total)))
     assert set(found.work) == set(machine.load("cpu").work)
     assert all(rate.seconds(Work(1, 1000, 1000)) > 0 for rate in found.work.values())
     assert found.round_s > 0 and found.step_s >= 0 and shown[-1][0] == shown[-1][1]
+
+
+def test_its_programs_do_most_kinds_of_work_and_exchange_messages() -> None:
+    done: set[str] = set()
+    for workload in machine._workloads():
+        program = secure_eval.capture(workload.module.eval(), (torch.zeros(workload.shape),))
+        for protocol in map(secure_eval.protocols.get, workload.protocols):
+            for phase in secure_eval.count(program, protocol).roles.values():
+                done |= {kind for counts in phase.values() for kind in counts.work}
+    known = set(machine.load("cpu").work)
+    assert len(done & known) >= 0.8 * len(known), known - done
+    assert any(workload.exchanged for workload in machine._workloads())

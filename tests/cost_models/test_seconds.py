@@ -188,6 +188,7 @@ def _sum(parts: list[Work]) -> Work:
     return total
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_calibration_finds_rates_and_says_where() -> None:
     steps: list[tuple[int, int, str]] = []
     small = [Workload("a layer", nn.Sequential(nn.Linear(16, 16), nn.GELU()), (4, 16), exchanged=True)]

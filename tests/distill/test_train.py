@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from distill import (
 )
 from distill.errors import DistillError
 from distill.recording import instrumented, record_scores
+from tests import forked
 
 QUICK: dict[str, Any] = {
     "max_length": 16,
@@ -144,11 +144,8 @@ def test_a_killed_training_continues_to_the_same_student(
     )
     whole = make_student(teacher)
     expected = train(whole, teacher, tokens, tokens, config)
-    environment = {**os.environ, "PYTHONPATH": str(Path(distill.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    child = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+    child = forked.run(KILLED, str(tmp_path), env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
     state = json.loads((tmp_path / "run/training/progress.json").read_text())["progress"]
     assert state["stage"] == 0 and state["step"] == 8
     seen: list[int] = []

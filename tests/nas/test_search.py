@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +17,9 @@ import distill
 import nas
 from distill.fixed_point import ENGINE
 from nas.study import study_path
+from tests import forked
 
 Run = Callable[..., nas.Front]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_search(
@@ -130,11 +128,10 @@ def test_a_killed_search_ends_as_if_it_had_not_been(
     torch.save(batches, tmp_path / "batches.pt")
     (tmp_path / "table.json").write_text(json.dumps(table.to_dict()))
     (tmp_path / "space.json").write_text(json.dumps({kind: list(v) for kind, v in space.kinds.items()}))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def child(stop: str, *folders: str) -> int:
-        command = [sys.executable, "-c", CHILD, str(tmp_path), stop, *folders]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = forked.run(CHILD, str(tmp_path), stop, *folders, env=environment)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode
 

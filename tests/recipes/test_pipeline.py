@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGES = ("data", "teacher", "calibrate", "search", "distill", "choice", "verify", "export", "report")
@@ -59,14 +61,12 @@ def environment() -> dict[str, str]:
 
 
 def sordino(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recipes.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900, cwd=cwd)
+    return forked.run(forked.COMMAND, *map(str, arguments), env=environment(), cwd=cwd)
 
 
 def killed(stage: str, moment: str, *arguments: str | Path) -> None:
     """Run the command until it kills itself in `stage`."""
-    command = [sys.executable, "-c", DRIVER, stage, moment, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
+    result = forked.run(DRIVER, stage, moment, *map(str, arguments), env=environment())
     assert result.returncode == -9, f"not killed in {stage} ({moment}):\n{result.stdout}{result.stderr}"
 
 

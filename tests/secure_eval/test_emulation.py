@@ -212,6 +212,7 @@ class Small(nn.Module):
         return torch.relu(self.linear(x))
 
 
+@pytest.mark.usefixtures("forked_roles")
 @pytest.mark.parametrize("parties", ["threads", "processes"])
 @pytest.mark.parametrize("protocol", ["plain", "dealer2pc", "replicated3pc"])
 def test_a_model_on_an_emulated_network(protocol: str, parties: str) -> None:

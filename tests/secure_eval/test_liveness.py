@@ -24,6 +24,8 @@ from secure_eval.parties.watch import NoProgress
 from secure_eval.randomness import RandomnessReuse, Stream
 from secure_eval.ring import EncodingError
 
+pytestmark = pytest.mark.usefixtures("forked_roles")
+
 TIMEOUT = 2.0
 X = torch.linspace(-3, 3, 16).view(2, 8)
 

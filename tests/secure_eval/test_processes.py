@@ -36,6 +36,7 @@ def model() -> nn.Module:
     return Small().eval()
 
 
+@pytest.mark.usefixtures("forked_roles")
 @pytest.mark.parametrize("protocol", ["plain", "dealer2pc"])
 def test_processes_compute_and_count_what_was_predicted(model: nn.Module, protocol: str) -> None:
     x = torch.linspace(-4, 4, 40).view(5, 8)
@@ -48,16 +49,20 @@ def test_processes_compute_and_count_what_was_predicted(model: nn.Module, protoc
 
 
 def test_each_party_and_the_dealer_are_processes_of_their_own(model: nn.Module) -> None:
+    """Started as a user's program starts them, not as copies of this process."""
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
         launcher = secure._launcher
         assert isinstance(launcher, Processes)
         processes = {name: child.process.pid for name, child in launcher._children.items()}
         assert set(processes) == {"party0", "party1", "dealer"}
         assert len({*processes.values(), os.getpid()}) == 4
+        x = torch.linspace(-4, 4, 8).view(1, 8)
+        assert (secure(x) - model(x)).abs().max() < 2**-10
     children = launcher._children.values()
     assert len(children) == 3 and all(child.process.poll() is not None for child in children)
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_ending_kills_a_stopped_process_too(model: nn.Module) -> None:
     """At once, not with the threads that started them."""
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
@@ -69,6 +74,7 @@ def test_ending_kills_a_stopped_process_too(model: nn.Module) -> None:
         assert [process.wait(10) for process in processes] == [-signal.SIGKILL] * 3
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_a_value_that_does_not_fit_is_refused_and_the_processes_go_on(model: nn.Module) -> None:
     x = torch.linspace(-1, 1, 8).view(1, 8)
     with secure_eval.compile(model, (x,), parties="processes") as secure:
@@ -80,6 +86,7 @@ def test_a_value_that_does_not_fit_is_refused_and_the_processes_go_on(model: nn.
         assert secure._launcher is launcher and secure.restarts == 0
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_the_operations_of_a_program_that_was_sent_are_not_run_unless_they_are_on_the_list(
     model: nn.Module, tmp_path: Path
 ) -> None:
@@ -96,6 +103,7 @@ def test_the_operations_of_a_program_that_was_sent_are_not_run_unless_they_are_o
     assert not file.exists()
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_a_program_that_breaks_a_rule_is_refused_by_the_process_that_is_sent_it(model: nn.Module) -> None:
     """A size that no role takes, and that nothing else would notice before the memory is asked for."""
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:
@@ -107,6 +115,7 @@ def test_a_program_that_breaks_a_rule_is_refused_by_the_process_that_is_sent_it(
             secure._launcher.setup(program, secure._plan)
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_roles_that_were_given_different_programs_share_nothing(model: nn.Module) -> None:
     """Each role sees for itself that another is about to compute something else."""
     with secure_eval.compile(model, (torch.zeros(1, 8),), parties="processes") as secure:

@@ -223,6 +223,7 @@ def test_lines_group_layers_and_count_numbers() -> None:
     assert len(lines) == 2
 
 
+@pytest.mark.usefixtures("forked_roles")
 def test_the_dealer_gets_no_tensor_of_the_model_and_parties_get_what_is_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
