@@ -32,7 +32,7 @@ PRELOADED = ("torch", "transformers", "datasets", "optuna", "distill", "nas", "r
 def roles(patch: pytest.MonkeyPatch) -> None:
     """Lets processes of parties and dealers begin as copies of this one, where torch has no threads of its own: those do not survive."""
     if torch.get_num_threads() == 1:
-        patch.setattr("secure_eval.child.subprocess", SimpleNamespace(Popen=Role, PIPE=subprocess.PIPE))
+        patch.setattr("secure_eval.parties.child.subprocess", SimpleNamespace(Popen=Role, PIPE=subprocess.PIPE))
 
 
 class Role:
@@ -77,7 +77,7 @@ def _role(source: int, sink: int) -> NoReturn:
         os.dup2(sink, 1)
         os.closerange(3, 1 << 16)
         sys.stdin, sys.stdout = io.TextIOWrapper(os.fdopen(0, "rb")), io.TextIOWrapper(os.fdopen(1, "wb"))
-        from secure_eval.worker import main
+        from secure_eval.parties.worker import main
 
         main()
     except BaseException:
