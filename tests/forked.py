@@ -32,7 +32,9 @@ PRELOADED = ("torch", "transformers", "datasets", "optuna", "distill", "nas", "r
 def roles(patch: pytest.MonkeyPatch) -> None:
     """Lets processes of parties and dealers begin as copies of this one, where torch has no threads of its own: those do not survive."""
     if torch.get_num_threads() == 1:
-        patch.setattr("secure_eval.parties.child.subprocess", SimpleNamespace(Popen=Role, PIPE=subprocess.PIPE))
+        patch.setattr(
+            "secure_eval.parties.child.subprocess", SimpleNamespace(Popen=Role, PIPE=subprocess.PIPE)
+        )
 
 
 class Role:

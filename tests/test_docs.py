@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_shell_lines_name_commands_that_exist(page: Path) -> None:
         made = re.findall(r"^make ([a-z][\w-]*)", block, re.MULTILINE)
         wrong += [f"make {name}" for name in made if name not in targets]
     assert not wrong, f"unknown: {wrong}; commands are {sorted(known)}"
+
+
+def test_the_examples_of_additions_run() -> None:
+    """In one process of their own, since they register what they add."""
+    code = "\n".join(blocks(ROOT / "docs" / "extending.md", "python"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_generated_pages_are_current() -> None:

@@ -9,6 +9,7 @@ from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import reshape
 from secure_eval.lowering.intervals import interval
 from secure_eval.lowering.registry import RULES, Rule, rule
+from secure_eval.operations import curves
 from secure_eval.program import Ref
 
 UNREACHED = 2.0**20
@@ -30,8 +31,12 @@ def _one_operation(name: str) -> Rule:
     return lower
 
 
-for _name in ("relu", "tanh", "sigmoid", "silu", "erf", "mish"):
-    RULES[f"aten.{_name}.default"] = RULES[f"aten.{_name}_.default"] = _one_operation(_name)
+_WITH_PARAMETERS = {"softplus"}
+"""Functions of one number whose operations in torch take more."""
+
+for _name, _operation in curves.OPERATIONS.items():
+    if len(_operation.arguments) == 1 and _name not in _WITH_PARAMETERS:
+        RULES[f"aten.{_name}.default"] = RULES[f"aten.{_name}_.default"] = _one_operation(_name)
 
 
 def given(args: list[Any], kwargs: dict[str, Any], position: int, name: str, default: Any) -> Any:

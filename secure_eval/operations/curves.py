@@ -52,7 +52,7 @@ def _smooth(slope: float, absolute: float) -> Callable[..., Tensor]:
     return lambda steps, value, x, *rest: slope * (x.error + steps.cut) + absolute
 
 
-def _curve(
+def curve(
     says: str,
     meaning: Meaning,
     knots: Sequence[float],
@@ -147,7 +147,7 @@ OPERATIONS: dict[str, Operation] = {
         _smooth(1.13, 2.0**-10),
         _at_least(-0.25),
     ),
-    "tanh": _curve(
+    "tanh": curve(
         "x",
         torch.tanh,
         (-4.171, -2.085, -0.59, 0.59, 2.085, 4.171),
@@ -156,7 +156,7 @@ OPERATIONS: dict[str, Operation] = {
         interval=between(-1.0, 1.0),
         slope=1.0,
     ),
-    "sigmoid": _curve(
+    "sigmoid": curve(
         "x",
         torch.sigmoid,
         (-8.21, -4.13, -1.21, 1.21, 4.13, 8.21),
@@ -166,7 +166,7 @@ OPERATIONS: dict[str, Operation] = {
         slope=0.25,
         error=2.0**-11,
     ),
-    "erf": _curve(
+    "erf": curve(
         "x",
         torch.erf,
         (-2.525, -1.466, -0.565, 0.565, 1.466, 2.525),
@@ -175,7 +175,7 @@ OPERATIONS: dict[str, Operation] = {
         interval=between(-1.0, 1.0),
         slope=1.13,
     ),
-    "silu": _curve(
+    "silu": curve(
         "x: x sigmoid(x)",
         F.silu,
         (-9.973, -5.045, -2.39, -0.655, 0.655, 2.39, 5.045, 9.973),
@@ -184,7 +184,7 @@ OPERATIONS: dict[str, Operation] = {
         interval=_at_least(-0.35),
         slope=1.1,
     ),
-    "softplus": _curve(
+    "softplus": curve(
         "x: log(1 + exp(x))",
         softplus,
         (-8.266, -4.65, -2.3, 0.0, 2.3, 4.65, 8.266),
@@ -193,7 +193,7 @@ OPERATIONS: dict[str, Operation] = {
         interval=_at_least(0.0, 0.75),
         slope=1.0,
     ),
-    "mish": _curve(
+    "mish": curve(
         "x: x tanh(softplus(x))",
         lambda x: x * torch.tanh(softplus(x)),
         (-10.549, -5.906, -2.61, -1.279, -0.036, 1.539, 3.246, 5.269),
