@@ -113,6 +113,16 @@ def test_stacked_bars_add_up_to_the_prediction(record: Record) -> None:
         assert total == pytest.approx(model.predicted.online.bytes / 1e6)
 
 
+def test_equal_accuracies_are_shown_from_near(record: Record) -> None:
+    """All right on every example: the axis must not run to 200 %."""
+    alike = record.model_copy(deep=True)
+    for model in alike.models():
+        model.accuracy.test = 1.0
+    low, high = figures.trained(alike)["layout"]["yaxis"]["range"]
+    assert 0.9 < low < 1.0 < high < 1.1
+    assert "range" not in figures.trained(record)["layout"]["yaxis"]
+
+
 def test_a_figure_without_data_is_left_out(record: Record) -> None:
     bare: dict[str, Any] = {
         "predicted": None,
