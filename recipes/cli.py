@@ -6,6 +6,7 @@ Sordino's own.
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import json
@@ -390,7 +391,9 @@ def _errors() -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SORDINO_DEBUG"):
             raise
-        complain(str(error) or type(error).__name__)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        hint = "; make room and start the same command again: a run goes on where it was" if full else ""
+        complain((str(error) or type(error).__name__) + hint)
         raise typer.Exit(2) from None
     except Exception as error:
         if os.environ.get("SORDINO_DEBUG"):

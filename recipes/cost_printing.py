@@ -34,7 +34,10 @@ def cost(found: Mapping[str, Any]) -> None:
     if "systems" in found:
         systems(found)
     typer.echo(f"Seconds are of device profile {wording.device_profile(found['device_profile'])}.")
-    typer.echo("A prediction: no values were computed, so whether they fit fixed point was not checked.")
+    typer.echo(
+        "A prediction: no values were computed, so whether they fit fixed point was not checked; where a run certifies them, "
+        "a query costs less."
+    )
     typer.echo(
         f"One online query: {wording.seconds(seconds['total'])} = compute "
         f"{wording.seconds(seconds['compute'])} "

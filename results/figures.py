@@ -21,6 +21,10 @@ MAX_TRACES = 9
 """Components shown in one stacked bar; the smallest are summed as "other"."""
 
 
+AROUND = 0.05
+"""Of an axis of shares that are all equal: so much above and below them."""
+
+
 def all_figures(record: Record) -> dict[str, Figure]:
     """Every figure that this record has something to show in, by its name in the page."""
     makers: dict[str, Callable[[Record], Figure | None]] = {
@@ -75,6 +79,10 @@ def trained(record: Record) -> Figure | None:
     figure.update_yaxes(
         title=f"{wording.metric_name(record)}, plaintext", tickformat=".1%" if percentages else None
     )
+    heights = [y for trace in figure.data for y in trace.y]
+    if percentages and max(heights) == min(heights):
+        # Left to itself an axis of equal values runs from 0 to 200 %.
+        figure.update_yaxes(range=[min(heights) - AROUND, max(heights) + AROUND])
     return finish(figure, height=400)
 
 

@@ -7,6 +7,7 @@ Both are made from the record alone. Numbers are worded by `results.wording`, fi
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -16,7 +17,7 @@ from typing import Any
 import jinja2
 
 from results import wording
-from results.record import Candidate, Record
+from results.record import Candidate, FrontPoint, Record
 
 GENERAL_DISCLOSURE = (
     "Visible to every party by design: the model's architecture and tensor shapes, the sequence length and "
@@ -291,7 +292,7 @@ def _front_table(record: Record) -> tuple[list[str], list[list[str]]]:
         "architecture",
     ]
     rows = []
-    for point in record.front:
+    for point in sorted(record.front, key=lambda point: _seconds(point, network)):
         total = point.predicted.seconds.get(network)
         row = [point.name or point.id, wording.number(point.proxy.get("kl"))]
         row += [wording.seconds(total.total if total else None), wording.size(point.predicted.online.bytes)]
@@ -302,6 +303,12 @@ def _front_table(record: Record) -> tuple[list[str], list[list[str]]]:
         row.append(wording.architecture_summary(point.architecture, record.task.get("sites", [])))
         rows.append(row)
     return header, rows
+
+
+def _seconds(point: FrontPoint, network: str) -> float:
+    """Predicted seconds of a query; last where they are not known."""
+    found = point.predicted.seconds.get(network)
+    return math.inf if found is None else found.total
 
 
 def _choice_table(record: Record) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -48,6 +49,29 @@ def test_help_shows_an_example(name: str) -> None:
     result = runner.invoke(app, [name, "--help"])
     assert result.exit_code == 0
     assert f"Example: sordino {name}" in plain(result.output).replace("`", "")
+
+
+def test_a_full_disk_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes import run
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "run", full)
+    result = runner.invoke(app, ["run", "quickstart"])
+    assert result.exit_code == 2
+    assert "No space left on device; make room and start the same command again" in plain(result.output)
+
+
+def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes import run
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", stopped)
+    result = runner.invoke(app, ["run", "quickstart"])
+    assert result.exit_code == 130 and "goes on where it was" in plain(result.output)
 
 
 def test_start_up_is_quick() -> None:

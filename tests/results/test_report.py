@@ -113,6 +113,23 @@ def test_stacked_bars_add_up_to_the_prediction(record: Record) -> None:
         assert total == pytest.approx(model.predicted.online.bytes / 1e6)
 
 
+def test_the_front_reads_by_rising_cost(record: Record) -> None:
+    """Whatever the order in which the search found its points."""
+    turned = record.model_copy(update={"front": list(reversed(record.front))})
+    pages = [results.render_markdown(one).split("## The front")[1].split("##")[0] for one in (record, turned)]
+    assert len(record.front) > 1 and pages[0] == pages[1]
+
+
+def test_equal_accuracies_are_shown_from_near(record: Record) -> None:
+    """All right on every example: the axis must not run to 200 %."""
+    alike = record.model_copy(deep=True)
+    for model in alike.models():
+        model.accuracy.test = 1.0
+    low, high = figures.trained(alike)["layout"]["yaxis"]["range"]
+    assert 0.9 < low < 1.0 < high < 1.1
+    assert "range" not in figures.trained(record)["layout"]["yaxis"]
+
+
 def test_a_figure_without_data_is_left_out(record: Record) -> None:
     bare: dict[str, Any] = {
         "predicted": None,
