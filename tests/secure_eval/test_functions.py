@@ -627,7 +627,9 @@ def test_truncations_of_one_opening_by_different_shifts(protocol: type[Protocol]
 
 
 def test_both_is_the_product_of_two_bits(protocol: type[Protocol]) -> None:
-    x = torch.tensor([[-1, 1, -1, 1], [-1, -1, 1, 1], [1, 1, -1, -1]]).repeat(1, 32)  # under masks of every kind
+    x = torch.tensor([[-1, 1, -1, 1], [-1, -1, 1, 1], [1, 1, -1, -1]]).repeat(
+        1, 32
+    )  # under masks of every kind
 
     async def function(p: Protocol, v: Secret) -> Secret:
         bits = await p.less_than(v, [0.0])
