@@ -158,7 +158,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             if isinstance(getattr(module, "running_var", None), Tensor):
                 normal(module.running_mean, 0.2)
                 module.running_var.data.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
-        elif isinstance(weight, Tensor) and weight.dim() >= 2:
+        elif isinstance(weight, Tensor) and weight.dim() >= 2 and weight.numel():
             fan_in = weight.numel() // weight.shape[0]
             if "Conv1D" == type(module).__name__:  # GPT-2's linear layer, transposed
                 fan_in = weight.shape[0]
