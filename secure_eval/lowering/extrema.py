@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from secure_eval.lowering.activations import given, held
+from secure_eval.lowering.activations import UNREACHED, given, held
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import moved, one_hot, reshape, shaped
-from secure_eval.lowering.masks import floored
+from secure_eval.lowering.masks import cut_below, floored
 from secure_eval.lowering.registry import RULES, Rule, rule
 from secure_eval.program import Ref
 
@@ -20,10 +20,13 @@ def _negated(b: Builder, x: Ref) -> Ref:
 
 
 def _compared(b: Builder, x: Ref, negate: bool = False) -> Ref:
-    """x, or -x, as places are looked for in it: with a number that no value reaches where a type's smallest, or -inf, was filled in."""
+    """x, or -x, as places are looked for in it: with a number that no value reaches where a type's smallest, or -inf, was added or filled
+    in."""
     node = b.by_name[x.name]
     if node.op == "where" and (branches := [held(v) for v in node.args[1:]]) != list(node.args[1:]):
         x = b.op("where", [node.args[0], *branches], shaped(node.shape))
+    elif not negate:
+        x = cut_below(b, x, -UNREACHED)
     return _negated(b, x) if negate else x
 
 

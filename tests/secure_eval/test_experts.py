@@ -38,6 +38,9 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         torch.full_like(x, float("-inf")).scatter(2, torch.topk(x, 2)[1], torch.topk(x, 2)[0]).sigmoid()
     ),
     "of what a mask leaves": lambda x, y: torch.topk(x.masked_fill(_EVEN, float("-inf")), 2)[1].float(),
+    "of what an added mask leaves": lambda x, y: torch.topk(
+        x + torch.where(_EVEN, torch.finfo(torch.float32).min, 0.0), 2
+    )[1].float(),
     "the smallest of what a mask leaves": lambda x, y: torch.topk(
         torch.where(_EVEN, torch.finfo(torch.float32).max, x), 2, largest=False
     )[1].float(),
