@@ -34,6 +34,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from benchmarks.coverage.table import report
 from benchmarks.coverage.trial import OUTCOMES, Found, isolated, warm_up
+from results.record import hardware
 
 HEADS = {
     "sequence": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -138,6 +139,7 @@ def main() -> None:
         whole = {
             "date": datetime.now(UTC).date().isoformat(),
             "versions": versions,
+            "hardware": hardware(),
             "found": [asdict(f) for f in found],
             "before": [asdict(f) for f in before],
         }

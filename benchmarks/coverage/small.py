@@ -44,7 +44,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 _INNER = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "d_inner",
           "hidden_dim", "moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size")  # fmt: skip
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k")
+_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "moe_k", "top_k")
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
            "num_decoder_layers", "encoder_n_layers", "num_block_layers", "num_hidden_blocks", "num_attention_blocks",
            "num_self_attends_per_block")  # fmt: skip
@@ -158,7 +158,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             if isinstance(getattr(module, "running_var", None), Tensor):
                 normal(module.running_mean, 0.2)
                 module.running_var.data.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
-        elif isinstance(weight, Tensor) and weight.dim() >= 2:
+        elif isinstance(weight, Tensor) and weight.dim() >= 2 and weight.numel():
             fan_in = weight.numel() // weight.shape[0]
             if "Conv1D" == type(module).__name__:  # GPT-2's linear layer, transposed
                 fan_in = weight.shape[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from secure_eval.lowering.activations import UNREACHED
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import clear, reshape, shaped
@@ -87,7 +88,8 @@ def _attention(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) 
     x = x if scale == 1 else b.op("mul", [x, scale], scores)
     if isinstance(mask, Ref):
         if b.by_name[mask.name].dtype == torch.bool:
-            x = b.op("where", [mask, x, float("-inf")], scores)
+            known = b.level(mask) in ("constant", "public")
+            x = b.op("where", [mask, x, float("-inf") if known else -UNREACHED], scores)
         else:
             x = b.op("add", [x, mask], scores)
     return b.op("matmul", [_softmax(b, [x, -1], {}, scores), v], value)

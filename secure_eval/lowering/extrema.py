@@ -6,17 +6,28 @@ from typing import Any
 
 import torch
 
-from secure_eval.lowering.activations import given
+from secure_eval.lowering.activations import UNREACHED, given, held
 from secure_eval.lowering.arithmetic import reduced_dims
 from secure_eval.lowering.builder import Builder
 from secure_eval.lowering.indexing import moved, one_hot, reshape, shaped
-from secure_eval.lowering.masks import floored
+from secure_eval.lowering.masks import cut_below, floored
 from secure_eval.lowering.registry import RULES, Rule, rule
 from secure_eval.program import Ref
 
 
 def _negated(b: Builder, x: Ref) -> Ref:
     return b.op("neg", [x], shaped(b.shape(x)))
+
+
+def _compared(b: Builder, x: Ref, negate: bool = False) -> Ref:
+    """x, or -x, as places are looked for in it: with a number that no value reaches where a type's smallest, or -inf, was added or filled
+    in."""
+    node = b.by_name[x.name]
+    if node.op == "where" and (branches := [held(v) for v in node.args[1:]]) != list(node.args[1:]):
+        x = b.op("where", [node.args[0], *branches], shaped(node.shape))
+    elif not negate:
+        x = cut_below(b, x, -UNREACHED)
+    return _negated(b, x) if negate else x
 
 
 def _joined(b: Builder, x: Ref, dims: list[int]) -> Ref:
@@ -70,14 +81,14 @@ def _place(b: Builder, x: Ref, dim: int, keepdim: bool, values: Any, indices: An
 
 def _arg(negate: bool) -> Rule:
     def lower(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-        x = b.secret(args[0])
+        x = _compared(b, b.secret(args[0]), negate)
         dim, keepdim = given(args, kwargs, 1, "dim", None), bool(given(args, kwargs, 2, "keepdim", False))
         if dim is None:
             x, dim = reshape(b, x, [-1]), 0
             flat = shaped([], torch.int64)
-            index = _place(b, _negated(b, x) if negate else x, dim, False, shaped([]), flat)[1]
+            index = _place(b, x, dim, False, shaped([]), flat)[1]
             return reshape(b, index, list(value.shape)) if keepdim else index
-        return _place(b, _negated(b, x) if negate else x, dim, keepdim, shaped(value.shape), value)[1]
+        return _place(b, x, dim, keepdim, shaped(value.shape), value)[1]
 
     return lower
 
@@ -87,9 +98,9 @@ RULES["aten.argmax.default"], RULES["aten.argmin.default"] = _arg(False), _arg(T
 
 def _with_place(negate: bool) -> Rule:
     def lower(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> Any:
-        x = b.secret(args[0])
+        x = _compared(b, b.secret(args[0]), negate)
         dim, keepdim = given(args, kwargs, 1, "dim", -1), bool(given(args, kwargs, 2, "keepdim", False))
-        found, index = _place(b, _negated(b, x) if negate else x, dim, keepdim, *value)
+        found, index = _place(b, x, dim, keepdim, *value)
         return [b.op("neg", [found], value[0]) if negate else found, index]
 
     return lower
@@ -104,13 +115,12 @@ def _topk(b: Builder, args: list[Any], kwargs: dict[str, Any], value: Any) -> An
     k, dim, largest = args[1], given(args, kwargs, 2, "dim", -1), given(args, kwargs, 3, "largest", True)
     if k == 1:
         return _with_place(not largest)(b, [args[0], dim, True], {}, value)
-    x = b.secret(args[0])
+    x = _compared(b, b.secret(args[0]), not largest)
     shape = list(b.shape(x))
     dim %= len(shape)
     whole, length = shaped(shape), shape[dim]
     shape[dim] = 1
     row, places = shaped(shape), shaped(shape, torch.int64)
-    x = x if largest else _negated(b, x)
     lowest = b.op("neg", [b.op("amax", [_negated(b, x), dim, True], row)], row)
     bottom = b.op("sub", [lowest, 1.0], row)
     found, indices, hots = [], [], []

@@ -377,16 +377,21 @@ def floored(b: Builder, x: Ref, dim: int) -> tuple[Ref, Ref | None]:
 
 def for_exponential(b: Builder, x: Ref) -> Ref:
     """x with FLOOR where a public summand is below that, so that the ring holds it: exp of either is zero."""
+    return cut_below(b, x, FLOOR)
+
+
+def cut_below(b: Builder, x: Ref, floor: float) -> Ref:
+    """x with `floor` where a public summand is below that; a client's summand counts down to there."""
     found = split(b, x)
     if found.public is None or isinstance(found.scores, float):
         return x
     m, whole = found.public, shaped(b.shape(x))
     level, shape = b.level(m), b.shape(m)
-    kept = clear(b, "aten.ge.Scalar", level, shaped(shape, torch.bool), m, FLOOR)
+    kept = clear(b, "aten.ge.Scalar", level, shaped(shape, torch.bool), m, floor)
     zero = clear(b, "aten.zeros_like.default", level, shaped(shape), m)
     numbers = b.add("aten::aten.where.self", (kept, m, zero), level, shape)
     x = b.op("add", [_expanded(b, found.scores, b.shape(x)), numbers], whole)
     if found.client is not None:
-        held = clear(b, "aten.clamp.default", "client", shaped(b.shape(found.client)), found.client, FLOOR)
+        held = clear(b, "aten.clamp.default", "client", shaped(b.shape(found.client)), found.client, floor)
         x = b.op("add", [x, held], whole)
-    return b.op("where", [kept, x, FLOOR], whole)
+    return b.op("where", [kept, x, floor], whole)

@@ -25,6 +25,9 @@ def _first(x: Tensor) -> Tensor:
     return x.transpose(0, 2)
 
 
+_EVEN = torch.arange(6) % 2 == 0
+
+
 CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "values": lambda x, y: torch.topk(x, 3)[0],
     "indices": lambda x, y: torch.topk(x, 3)[1].float(),
@@ -33,6 +36,19 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "the smallest": lambda x, y: torch.topk(x, 2, dim=1, largest=False)[1].float(),
     "shares of nothing but the chosen": lambda x, y: (
         torch.full_like(x, float("-inf")).scatter(2, torch.topk(x, 2)[1], torch.topk(x, 2)[0]).sigmoid()
+    ),
+    "of what a mask leaves": lambda x, y: torch.topk(x.masked_fill(_EVEN, float("-inf")), 2)[1].float(),
+    "of what an added mask leaves": lambda x, y: torch.topk(
+        x + torch.where(_EVEN, torch.finfo(torch.float32).min, 0.0), 2
+    )[1].float(),
+    "the smallest of what a mask leaves": lambda x, y: torch.topk(
+        torch.where(_EVEN, torch.finfo(torch.float32).max, x), 2, largest=False
+    )[1].float(),
+    "the place of the largest that a mask leaves": lambda x, y: (
+        x.masked_fill(_EVEN, -torch.inf).argmax(-1).float()
+    ),
+    "as a mask of attention": lambda x, y: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=torch.zeros(3, 4, 4).scatter(-1, torch.topk(x[..., :4], 2)[1], 1.0) > 0.5
     ),
     "far apart": lambda x, y: torch.topk(x * 4000, 3)[1].float(),
     "gathered": lambda x, y: x.gather(-1, torch.topk(x.abs(), 2)[1]),
