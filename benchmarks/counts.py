@@ -25,9 +25,10 @@ from torch import Tensor, nn
 import cost_models
 import distill
 import secure_eval
+from secure_eval.measurement import PHASES
 
 LABELS = 2
-PHASES = ("setup", "offline", "online")
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 NUMBERS = ("bytes", "rounds", "messages", "path_bytes", "handled_bytes")
 
 
@@ -40,13 +41,7 @@ def text(tokens: int, vocabulary: int) -> dict[str, Tensor]:
 def bert(small: bool, **changes: Any) -> tuple[nn.Module, dict[str, Tensor]]:
     shape: dict[str, Any] = {"num_labels": LABELS}
     if small:
-        shape |= {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-        }
-        shape |= {"vocab_size": 99}
+        shape |= {**SMALL, "vocab_size": 99}
     shape |= changes
     config = transformers.BertConfig(**shape)
     return transformers.BertForSequenceClassification(config), text(8 if small else 128, config.vocab_size)
@@ -94,13 +89,7 @@ def llama(small: bool) -> tuple[nn.Module, dict[str, Tensor]]:
 def vit(small: bool) -> tuple[nn.Module, dict[str, Tensor]]:
     shape: dict[str, Any] = {"num_labels": 10}
     if small:
-        shape |= {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-        }
-        shape |= {"image_size": 32}
+        shape |= {**SMALL, "image_size": 32}
     config = transformers.ViTConfig(**shape)
     pixels = torch.linspace(-1, 1, 3 * config.image_size**2).view(1, 3, config.image_size, config.image_size)
     return transformers.ViTForImageClassification(config), {"pixel_values": pixels}

@@ -91,14 +91,15 @@ def works(program: Program) -> tuple[Work, ...]:
 
     program: captured with `passes=()`, or with some of `READ_AFTER`. Raises ValueError for another, which is not what the model says.
     """
-    allowed = [one.__name__ for one in READ_AFTER]
-    if program.passes is None or not set(program.passes) <= set(allowed):
-        ran = (
-            "it is not known what"
-            if program.passes is None
-            else ", ".join(set(program.passes) - set(allowed))
+    if program.passes is None:
+        raise ValueError(
+            "it is not known what ran on this program; works are read from one captured with passes=()"
         )
-        raise ValueError(f"{ran} ran on this program; works are read from one captured with passes=()")
+    allowed = {one.__name__ for one in READ_AFTER}
+    if others := [name for name in program.passes if name not in allowed]:
+        raise ValueError(
+            f"{', '.join(others)} ran on this program; works are read from one captured with passes=()"
+        )
     if not program.passes:
         program = run_passes(program, READ_AFTER)
     return tuple(_Reader(program).read())

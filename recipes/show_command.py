@@ -44,11 +44,10 @@ def show_command(
     """
     from recipes.costing import Models
     from recipes.errors import RecipeError
-    from secure_eval.passes import run_passes, up_to
+    from secure_eval.passes import PASSES, run_passes, up_to
 
-    passes = None if after is None else () if after == "capture" else up_to(after)
-    program = Models().shaped(model, batch, sequence_length).captured
-    program = run_passes(program) if passes is None else run_passes(program, passes)
+    passes = PASSES if after is None else () if after == "capture" else up_to(after)
+    program = run_passes(Models().shaped(model, batch, sequence_length).captured, passes)
     found = lines(program, site)
     if not found:
         sites = sorted({node.site for node in program.nodes if node.site})

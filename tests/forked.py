@@ -38,7 +38,7 @@ def roles(patch: pytest.MonkeyPatch) -> None:
 
 
 class Role:
-    """What secure_eval/child.py takes for the Popen of a role's process."""
+    """What secure_eval/parties/child.py takes for the Popen of a role's process."""
 
     def __init__(self, command: list[str], stdin: int, stdout: int, env: Mapping[str, str]):
         asked, answers = os.pipe(), os.pipe()

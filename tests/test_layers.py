@@ -56,13 +56,18 @@ assert torch is None or not torch.cuda.is_initialized(), "an import initialised 
 """
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level module of every absolute import in a file, those inside functions included."""
+def statements(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, module and name of everything that a file imports absolutely, inside functions as well; a module as such has no name."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+            yield from ((node.lineno, alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.lineno, node.module.split(".")[0]
+            yield from ((node.lineno, node.module, alias.name) for alias in node.names)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and top-level module of every absolute import in a file, those inside functions included."""
+    return ((line, module.split(".")[0]) for line, module, _ in statements(path))
 
 
 def sources(package: str) -> list[Path]:
@@ -112,17 +117,9 @@ def modules() -> dict[str, Path]:
 def imported(path: Path, known: Collection[str]) -> set[str]:
     """The modules of ours that a file imports, wherever in it; `from a import b` is a.b where that is a module."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [
-                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in known else node.module
-                for alias in node.names
-            ]
-        found.update(name for name in names if name in known)
-    return found
+    for _, module, name in statements(path):
+        found.add(f"{module}.{name}" if f"{module}.{name}" in known else module)
+    return found & set(known)
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -76,7 +76,7 @@ def _owner_sum(b: Builder, node: Node) -> Parts | None:
     x, y = (_operand(b, a) for a in node.args)
     own = y[0] if x[0] is None else x[0] if y[0] is None else None
     if x[0] is None and own is not None and target == "aten.sub.Tensor":
-        own = clear(b, "aten.neg.default", "owner", shaped(b.shape(own)), own)
+        own = negated(b, own)
     if own is None and x[0] is not None and y[0] is not None:
         own = clear(
             b, target, "owner", shaped(torch.broadcast_shapes(b.shape(x[0]), b.shape(y[0]))), x[0], y[0]
